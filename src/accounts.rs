@@ -138,12 +138,19 @@ pub(crate) struct Accounts {
     unlocked: Arc<AtomicU64>,
 }
 
+/// What is said of a refresh token that is handed in a second time.
+pub(crate) const SPENT: &str = "this refresh token was used already, and the server has replaced it: the one that took its place is kept, and this \
+     one is not sent, as a server may end the login that sees it twice";
+
 /// Why a request was not carried out.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub(crate) enum RequestError {
     /// The daemon is stopping.
     #[error("the daemon is stopping")]
     Stopping,
+    /// The refresh token that is handed in was spent before, and replaced.
+    #[error("{SPENT}")]
+    CredentialSpent,
     /// What is stored cannot be read or replaced now.
     #[error("{0}")]
     StoreLocked(String),

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use crate::config::{Config, MachineFacts, Source};
-use crate::oauth::announced::{OpenEoProvider, ProtectedResource};
+use crate::oauth::announced::{OpenEoProvider, OpenEoVersions, ProtectedResource};
 use crate::oauth::metadata::{Kept, Metadata};
 use crate::oauth::rfc7591::{self, Registration};
 use crate::oauth::{Client, Dialect, Grant, Members, Pointer, TokenResponse, Vocabulary, jwt};
@@ -57,7 +57,8 @@ pub fn token_answer(data: &[u8]) {
     let status = [200, 400, 401, 403, 429, 500, 302, 204][choice / 4 % 8];
     let field = (choice >= 128).then(|| body.split(|byte| *byte == b'\n').next().unwrap_or_default());
     let field = field.and_then(|field| std::str::from_utf8(field).ok());
-    let response = TokenResponse { status, retry_after: field, date: field, content_type: field, body };
+    let response =
+        TokenResponse { status, retry_after: field, date: field, content_type: field, challenge: field, body };
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
     let pointer = |text| Pointer::parse(text).expect("it is one");
     let words = match choice / 32 % 2 {
@@ -149,7 +150,7 @@ pub fn metadata(data: &[u8]) {
         Ok(found) => found.iter().for_each(|provider| harmless(&provider.id)),
         Err(why) => harmless(&why),
     }
-    OpenEoProvider::newest_api(data).map_or_else(|why| harmless(&why), |url| harmless(&url));
+    OpenEoVersions::read(data).map_or_else(|why| harmless(&why), |versions| harmless(versions.newest()));
     let status = if data.len().is_multiple_of(3) { 400 } else { 201 };
     match rfc7591::read(status, data, ISSUER) {
         Ok(found) => {

@@ -29,8 +29,17 @@ impl Secret {
 
     /// Returns the first eight hex digits of its SHA-256: enough to see that two are the same, too little to guess one.
     pub fn fingerprint(&self) -> String {
+        self.hash(4)
+    }
+
+    /// Returns twice as many: enough to know one among many again.
+    pub(crate) fn mark(&self) -> String {
+        self.hash(8)
+    }
+
+    fn hash(&self, bytes: usize) -> String {
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, self.0.as_bytes());
-        digest.as_ref()[..4].iter().map(|byte| format!("{byte:02x}")).collect()
+        digest.as_ref()[..bytes].iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }
 

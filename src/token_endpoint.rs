@@ -4,13 +4,13 @@
 mod authorization;
 mod identity;
 
-use hyper::header::{ACCEPT, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::header::{ACCEPT, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use hyper::{Method, StatusCode};
 
 use crate::config::{Account, ClientSecret, Endpoint};
 use crate::http_client::{self, HttpClient, HttpError, Outgoing, Reach, secret_body};
 use crate::oauth::{Client, EndpointKind, Grant, Refusal, RequestField, TokenRequest};
-use crate::oauth::{TokenResponse, Tokens, issued, rfc7009};
+use crate::oauth::{TokenResponse, Tokens, challenge, issued, rfc7009};
 use crate::platform::clock::wall;
 use crate::platform::secret_source;
 use crate::renewal::{Failure, Why};
@@ -193,11 +193,13 @@ fn reach(account: &Account) -> Reach<'_> {
 
 fn as_read(answer: &http_client::Answer) -> TokenResponse<'_> {
     let text = |name| answer.fields.get(name).and_then(|value| value.to_str().ok());
+    let mut challenges = answer.fields.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
     TokenResponse {
         status: answer.status.as_u16(),
         retry_after: text(RETRY_AFTER),
         date: text(DATE),
         content_type: text(CONTENT_TYPE),
+        challenge: challenges.find(|field| challenge::parameter(field, "error").is_some()),
         body: &answer.body,
     }
 }

@@ -42,9 +42,11 @@ mod intercept;
 mod isolate;
 mod kept_out;
 mod mounts;
+mod private;
 pub(super) mod relay;
 mod routes;
 mod services;
+mod streams;
 mod supervise;
 mod syscalls;
 mod trust;
@@ -132,7 +134,7 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
     intercept |= isolate || trust_mount || java || only;
     let allow = allowed_hosts(allow, only || isolate)?;
     if isolate {
-        isolate::refuse_folders_as_streams()?;
+        streams::refuse_ways_out()?;
         isolate::refuse_this_machine(&allow)?;
     }
     if shell {
@@ -226,7 +228,7 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
                         .with_remedy("run it in a folder that is there")
                 })?;
                 let view = isolate::View::new(places.home.clone(), working, bind, ro)?;
-                let (masks, services) = masks(&view, &places, &report)?;
+                let (masks, hidden) = masks(&view, &places, &report)?;
                 let socket = address.as_deref().and_then(|address| address.strip_prefix("unix:"));
                 let lent = socket.zip(line.take()).map(|(socket, line)| Lent {
                     socket: socket.into(),
@@ -234,7 +236,7 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
                     line,
                 });
                 let own = asking_again(lent, places.socket.clone(), names, AddressKind::RoutesOnUnix);
-                Some(intercept::Inside { view, masks, services, own: Rc::new(own) })
+                Some(intercept::Inside { view, masks, hidden, own: Rc::new(own) })
             }
         },
     };
@@ -310,7 +312,7 @@ fn reached(
     }
 }
 
-/// Which folders of the system an isolated command must not see, and which sockets in others.
+/// Which folders of the system an isolated command must not see, and which files and sockets in others.
 fn masks(view: &View, places: &Paths, report: &StatusReport) -> Result<(Vec<PathBuf>, Vec<PathBuf>), Failure> {
     let ours = usable_config(places)?;
     let running = &report.daemon.config_file;
@@ -328,8 +330,13 @@ fn masks(view: &View, places: &Paths, report: &StatusReport) -> Result<(Vec<Path
     let runtime = environment::value("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty()).map(PathBuf::from);
     let mut masks = view.masks(&kept_out, runtime.as_deref(), &mounts)?;
     let services = services::hidden_from(&view.shown(), &mounts);
-    masks.extend(services.folders.into_iter().filter(|folder| !masks.contains(folder)).collect::<Vec<_>>());
-    Ok((masks, services.sockets))
+    let private = private::hidden_from(&view.shown());
+    for folder in services.folders.into_iter().chain(private.folders) {
+        if !masks.contains(&folder) {
+            masks.push(folder);
+        }
+    }
+    Ok((masks, [services.files, private.files].concat()))
 }
 
 /// The configuration, which says what a command must not have.

@@ -280,12 +280,16 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
     let asked_for = arguments.scope.as_deref().map(|scopes| with_scopes(account, scopes));
     let account = asked_for.as_ref().unwrap_or(account);
     let (untried, term, switch_user) = (arguments.untried, arguments.term, arguments.switch_user);
-    let Obtained { mut new, turn, page } = obtain(account, registry, arguments)?;
+    let meant = |mut new: NewCredential| {
+        new.term = term.map(|term| term.as_secs());
+        new.switches_user = switch_user;
+        new
+    };
+    let Obtained { new, turn, page, otherwise } = obtain(account, registry, arguments)?;
+    let mut new = meant(new);
     if untried {
         new.trial = Trial::Skipped;
     }
-    new.term = term.map(|term| term.as_secs());
-    new.switches_user = switch_user;
     new.sign_in = turn.as_ref().and_then(Turn::id).map(str::to_owned);
     let who = new.identity.clone();
     let mut delivery = Delivery {
@@ -299,7 +303,13 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
         browser: Browser(page),
     };
     let delivered = match delivery.is_wanted(&new).and_then(|()| found.keep(&places)) {
-        Ok(()) => delivery.deliver(new).inspect_err(|_| found.take_back(&places)),
+        Ok(()) => {
+            let delivered = match otherwise {
+                None => delivery.deliver(new).map_err(|undelivered| undelivered.failure),
+                Some(password) => delivery.deliver_either(new, password, meant, registry),
+            };
+            delivered.inspect_err(|_| found.take_back(&places))
+        }
         Err(failure) => Err(failure),
     };
     let ending = match &delivered {
@@ -398,11 +408,13 @@ struct Obtained {
     new: NewCredential,
     turn: Option<Turn>,
     page: Option<LastPage>,
+    /// The password beside it, which is redeemed where it is not taken.
+    otherwise: Option<Grant>,
 }
 
 impl From<NewCredential> for Obtained {
     fn from(new: NewCredential) -> Self {
-        Self { new, turn: None, page: None }
+        Self { new, turn: None, page: None, otherwise: None }
     }
 }
 
@@ -419,10 +431,8 @@ fn obtain(account: &Account, registry: Registry<'_>, arguments: Arguments) -> Re
         return match found {
             Found::Credential(new) => match password {
                 Some((username, password)) if !arguments.untried => {
-                    let endpoint = TokenEndpoint::new(HttpClient::from_environment());
                     let password = Grant::Password { username, password, otp: None };
-                    let redeemed = block_on(exchange::redeem_either(account, &endpoint, *new, password, remark))?;
-                    redeemed.map(Obtained::from).map_err(failed)
+                    Ok(Obtained { otherwise: Some(password), ..Obtained::from(*new) })
                 }
                 Some(_) | None => Ok((*new).into()),
             },
@@ -463,7 +473,7 @@ fn obtain(account: &Account, registry: Registry<'_>, arguments: Arguments) -> Re
             };
             let turn = sign_in::take_turn(account, &places.state_dir).map_err(failed)?;
             let SignedIn { new, page } = block_on(sign_in::in_person(account, &wishes, &endpoint))?.map_err(failed)?;
-            Ok(Obtained { new, turn, page })
+            Ok(Obtained { new, turn, page, otherwise: None })
         }
     }
 }
@@ -570,6 +580,25 @@ impl Browser {
     }
 }
 
+/// A credential that was not taken.
+struct Undelivered {
+    failure: Failure,
+    /// Whether another one for the same person may be taken: nobody has said more than that this one does not work.
+    may_have_another: bool,
+}
+
+impl From<Failure> for Undelivered {
+    fn from(failure: Failure) -> Self {
+        Self { failure, may_have_another: false }
+    }
+}
+
+impl Undelivered {
+    fn not_working(failure: Failure) -> Self {
+        Self { failure, may_have_another: true }
+    }
+}
+
 /// Where a credential goes that a sign-in has brought.
 struct Delivery<'a> {
     options: &'a Options,
@@ -596,8 +625,34 @@ impl Delivery<'_> {
         Ok(())
     }
 
+    /// [`Delivery::deliver`], and where the credential is not taken for what it is, what a password beside it brings.
+    fn deliver_either(
+        &mut self,
+        new: NewCredential,
+        password: Grant,
+        meant: impl Fn(NewCredential) -> NewCredential,
+        registry: Registry<'_>,
+    ) -> Result<Exit, Failure> {
+        let unproven = NewCredential { trial: Trial::Required, ..new.clone() };
+        let failure = match self.deliver(NewCredential { trial: Trial::Proven, ..new }) {
+            Err(Undelivered { failure, may_have_another: true }) => failure,
+            delivered => return delivered.map_err(|undelivered| undelivered.failure),
+        };
+        let words = "is not taken, so user name and password beside it are tried";
+        let why = failure.problems_or_itself().join("; ");
+        remark(&format!("{}: the refresh token {words}: {why}", self.account.id));
+        let endpoint = TokenEndpoint::new(HttpClient::from_environment());
+        let brought = match block_on(exchange::redeem(self.account, &endpoint, password))? {
+            // nobody could be asked: it is as good as it was
+            Err(SignInError::Unreached(_) | SignInError::NotNow { status: 300..400 | 429 | 500.., .. }) => unproven,
+            Err(error) => return Err(not_signed_in(registry, self.account, error)),
+            Ok(brought) => meant(brought),
+        };
+        self.deliver(brought).map_err(|undelivered| undelivered.failure)
+    }
+
     /// Hands the credential to the running daemon, or saves it for the next one, and says how it went.
-    fn deliver(&mut self, new: NewCredential) -> Result<Exit, Failure> {
+    fn deliver(&mut self, new: NewCredential) -> Result<Exit, Undelivered> {
         let Self { options, places, config, account, .. } = *self;
         let is_meant = new.switches_user;
         let who = new.identity.as_ref().map(|who| format!(" as {}", printable(who))).unwrap_or_default();
@@ -615,27 +670,34 @@ impl Delivery<'_> {
         })?;
         let (handed_in, store) = delivered.map_err(failed)?;
         match handed_in {
-            Ok(Delivered::Kept(problem, _)) if problem.is(kind::SIGNED_OUT) => Err(signed_out_meanwhile(account, &new)),
+            Ok(Delivered::Kept(problem, _)) if problem.is(kind::SIGNED_OUT) => {
+                Err(signed_out_meanwhile(account, &new).into())
+            }
             Ok(Delivered::Kept(problem, state)) => {
                 let exit = if state == State::SignInRequired { Exit::SignInRequired } else { Exit::Failed };
                 let failure = Failure::say(problem.detail).with_exit(exit).while_doing("trying the credential");
                 Err(match () {
-                    () if problem.kind.ends_with(kind::CREDENTIAL_UNTRIED) => failure.with_remedy(UNTRIED),
-                    () if problem.kind.ends_with(kind::ANOTHER_PERSON) => failure.with_remedy(ANOTHER_PERSON),
-                    () => failure,
+                    () if problem.kind.ends_with(kind::ANOTHER_PERSON) => failure.with_remedy(ANOTHER_PERSON).into(),
+                    () if problem.kind.ends_with(kind::CREDENTIAL_UNTRIED) => {
+                        Undelivered::not_working(failure.with_remedy(UNTRIED))
+                    }
+                    () if problem.kind.ends_with(kind::CREDENTIAL_SPENT) => {
+                        Undelivered::not_working(failure.with_remedy(spent(id)))
+                    }
+                    () => Undelivered::not_working(failure), // the server's word
                 })
             }
             Ok(Delivered::Taken { outcome, now, was_nobodys }) => {
                 if was_nobodys && !is_meant {
                     remark(&format!("{id}: {WAS_NOBODYS}"));
                 }
-                signed_in(id, &format!("{who}{term}"), outcome, &now)
+                Ok(signed_in(id, &format!("{who}{term}"), outcome, &now)?)
             }
             Err(ClientError::NotRunning(_)) => {
                 let store = store.expect("it was opened, as no daemon runs");
                 // nobody signs out from here on: that takes the store's lock, too
                 if self.turn.as_ref().is_some_and(Turn::is_void) {
-                    return Err(signed_out_meanwhile(account, &new));
+                    return Err(signed_out_meanwhile(account, &new).into());
                 }
                 let taken = taken_offline(&store, account, new)?;
                 let Taken { identity, untried, was_nobodys } = taken;
@@ -650,22 +712,32 @@ impl Delivery<'_> {
                 print(&format!("{id}: signed in{who}{term}; saved for when the daemon runs\n  {start}\n"))?;
                 Ok(Exit::Fine)
             }
-            Err(error) => Err(Failure::of_call(error, options).while_doing("handing the credential to the daemon")),
+            Err(error) => {
+                Err(Failure::of_call(error, options).while_doing("handing the credential to the daemon").into())
+            }
         }
     }
 }
 
 /// Tries and saves a credential where no daemon runs.
-fn taken_offline(store: &Store, account: &Account, new: NewCredential) -> Result<Taken, Failure> {
+fn taken_offline(store: &Store, account: &Account, new: NewCredential) -> Result<Taken, Undelivered> {
     let endpoint = TokenEndpoint::new(HttpClient::from_environment());
+    let trying = |error: NotTaken| Failure::new(error).while_doing("trying the credential");
     block_on(offline::take(store, &endpoint, account, new))?.map_err(|error| match error {
-        NotTaken::Store(error) => of_store(error).while_doing("saving the credential"),
-        NotTaken::Refused(_) => {
-            Failure::new(error).while_doing("trying the credential").with_exit(Exit::SignInRequired)
-        }
-        NotTaken::AnotherPerson(_) => Failure::new(error).with_remedy(ANOTHER_PERSON),
-        NotTaken::Untried(_) => Failure::new(error).while_doing("trying the credential").with_remedy(UNTRIED),
+        NotTaken::Store(error) => of_store(error).while_doing("saving the credential").into(),
+        NotTaken::Refused(_) => Undelivered::not_working(trying(error).with_exit(Exit::SignInRequired)),
+        NotTaken::Spent => Undelivered::not_working(trying(error).with_remedy(spent(&account.id))),
+        NotTaken::AnotherPerson(_) => Failure::new(error).with_remedy(ANOTHER_PERSON).into(),
+        NotTaken::Untried(_) => Undelivered::not_working(trying(error).with_remedy(UNTRIED)),
     })
+}
+
+/// What helps where a refresh token is handed in a second time.
+fn spent(id: &AccountId) -> String {
+    let (login, logout) = (advised(format_args!("login {id}")), advised(format_args!("logout {id}")));
+    format!(
+        "if the sign-in that is kept does not work any more: {login}; to start from this token alone: {logout} first"
+    )
 }
 
 /// Says how the first renewal went of a credential that the daemon has taken.
@@ -693,6 +765,15 @@ enum Delivered {
     Kept(Box<Problem>, State),
 }
 
+/// What the daemon refuses without taking it.
+const KEEPS_WHAT_IS_STORED: [&str; 5] = [
+    kind::CREDENTIAL_REFUSED,
+    kind::CREDENTIAL_UNTRIED,
+    kind::CREDENTIAL_SPENT,
+    kind::ANOTHER_PERSON,
+    kind::SIGNED_OUT,
+];
+
 /// Hands it in and waits for the first renewal. A daemon that has not heard of the account yet reads its configuration
 /// again.
 async fn hand_in(
@@ -714,11 +795,7 @@ async fn hand_in(
         answer => answer?,
     };
     match client.set_credential(id.as_str(), new).await {
-        Err(ClientError::Refused(problem))
-            if [kind::CREDENTIAL_REFUSED, kind::CREDENTIAL_UNTRIED, kind::ANOTHER_PERSON, kind::SIGNED_OUT]
-                .iter()
-                .any(|kind| problem.is(kind)) =>
-        {
+        Err(ClientError::Refused(problem)) if KEEPS_WHAT_IS_STORED.iter().any(|kind| problem.is(kind)) => {
             return Ok(Delivered::Kept(problem, before.state));
         }
         answer => {

@@ -427,6 +427,7 @@ pub(super) fn read_credential(body: &[u8]) -> Result<NewCredential, Problem> {
         servers,
         trial,
         term,
+        spent: None,
         sign_in,
     })
 }
@@ -451,6 +452,9 @@ fn not_done(state: &ControlState, id: &str, error: RequestError) -> Problem {
         }
         RequestError::CredentialRefused(sentence) => {
             Problem::new(409, kind::CREDENTIAL_REFUSED, "the server refused it; what is stored stays", sentence)
+        }
+        error @ RequestError::CredentialSpent => {
+            Problem::new(409, kind::CREDENTIAL_SPENT, "it was spent before; what is stored stays", error.to_string())
         }
         RequestError::AnotherPerson(sentence) => {
             Problem::new(409, kind::ANOTHER_PERSON, "it is another person's; what is stored stays", sentence)

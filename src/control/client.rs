@@ -548,6 +548,7 @@ fn credential_body(new: &NewCredential, for_an_old_daemon: bool) -> String {
         servers,
         trial,
         term,
+        spent: _,
         sign_in,
     } = new;
     let password = credential.password.as_ref();

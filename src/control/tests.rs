@@ -285,6 +285,7 @@ async fn a_credential_arrives_whole_and_never_comes_back() {
         servers: Some(Servers { issued_by: "https://auth.example".to_owned(), others: Vec::new() }),
         trial: Trial::Preferred,
         term: Some(28_800),
+        spent: None,
         sign_in: Some("0123456789abcdef".to_owned()),
     };
     let mut client = house.client().await;

@@ -10,7 +10,9 @@
 use crate::config::{Endpoint, Issuer};
 use crate::http_client::{HttpClient, Reach};
 use crate::oauth::EndpointKind;
-use crate::oauth::announced::{DEVICE_CODE, DEVICE_CODE_PKCE, OpenEoClient, OpenEoProvider, ProtectedResource};
+use crate::oauth::announced::{
+    DEVICE_CODE, DEVICE_CODE_PKCE, OpenEoClient, OpenEoProvider, OpenEoVersions, ProtectedResource,
+};
 use crate::oauth::metadata::Metadata;
 
 use super::{Missing, document, get};
@@ -165,22 +167,24 @@ async fn open_eo(
     provider: Option<&str>,
     reach: Reach<'_>,
 ) -> Result<Option<Findings>, Missing> {
-    let versions = document(http, &format!("{}/.well-known/openeo", origin_of(address)), reach).await;
-    let api = match versions {
-        // a server that says something at any address is none for that
-        Ok(versions) if origin_of(address) != address && OpenEoProvider::newest_api(&versions).is_err() => {
-            return Ok(None);
-        }
-        // an address that names a version means that one
-        Ok(_) if origin_of(address) != address => address.to_owned(),
-        Ok(versions) => {
-            OpenEoProvider::newest_api(&versions).map_err(Missing::NotThere)?.trim_end_matches('/').to_owned()
-        }
-        Err(_) => return Ok(None),
+    let Ok(versions) = document(http, &format!("{}/.well-known/openeo", origin_of(address)), reach).await else {
+        return Ok(None);
     };
+    // a server that says something at any address is none for that
+    let Ok(versions) = OpenEoVersions::read(&versions) else { return Ok(None) };
+    // an address that names a version means that one
+    let is_host = origin_of(address) == address;
+    let api = if is_host { versions.newest().trim_end_matches('/').to_owned() } else { address.to_owned() };
     leads_here(address, &api)?;
     let place = format!("{api}/credentials/oidc");
-    let listed = document(http, &place, reach).await?;
+    let listed = match document(http, &place, reach).await {
+        // something else on the same host
+        Err(_) if !is_host && !versions.list(address) => return Ok(None),
+        Ok(listed) if !is_host && !versions.list(address) && OpenEoProvider::read_all(&listed).is_err() => {
+            return Ok(None);
+        }
+        listed => listed?,
+    };
     let providers = OpenEoProvider::read_all(&listed).map_err(|why| Missing::NotThere(format!("{place} {why}")))?;
     let chosen = match provider {
         None => providers.first(),

@@ -3,6 +3,7 @@
 
 use serde::Deserialize;
 
+use super::challenge;
 use super::metadata::{LONGEST, bounded, document, quoted, split};
 
 /// A protected resource's metadata (RFC 9728): an API says which authorization servers it believes.
@@ -30,13 +31,7 @@ impl ProtectedResource {
 
     /// Where a 401 says that they are: `resource_metadata` of its `WWW-Authenticate` (RFC 9728 section 5.1).
     pub(crate) fn place_in(challenge: &str) -> Option<String> {
-        let at = challenge.to_ascii_lowercase().find("resource_metadata=")?;
-        let value = challenge.get(at + "resource_metadata=".len()..)?;
-        let text = match value.strip_prefix('"') {
-            Some(quoted) => quoted.split('"').next()?,
-            None => value.split([',', ' ']).next()?,
-        };
-        (!text.is_empty() && text.len() <= LONGEST).then(|| text.to_owned())
+        challenge::parameter(challenge, "resource_metadata").filter(|text| !text.is_empty() && text.len() <= LONGEST)
     }
 
     /// Reads a document that is to be that of the resource at `address`.
@@ -119,10 +114,22 @@ impl OpenEoProvider {
         }
         if providers.is_empty() { Err("lists no provider".to_owned()) } else { Ok(providers) }
     }
+}
 
-    /// The address of the back-end's API that is meant by its list of versions (`/.well-known/openeo`): the newest that is
-    /// for production, or else the newest.
-    pub(crate) fn newest_api(bytes: &[u8]) -> Result<String, String> {
+/// The versions of a back-end's API (`/.well-known/openeo`), of which there is one at least.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct OpenEoVersions {
+    newest: String,
+    urls: Vec<String>,
+}
+
+impl OpenEoVersions {
+    /// Reads the list.
+    ///
+    /// # Errors
+    ///
+    /// Why it is none, as the end of a sentence that begins with where it was found.
+    pub(crate) fn read(bytes: &[u8]) -> Result<Self, String> {
         #[derive(Deserialize)]
         struct Versions {
             versions: Vec<Version>,
@@ -138,10 +145,23 @@ impl OpenEoProvider {
         let number = |version: &Version| -> Vec<u32> {
             version.api_version.split(['.', '-']).map_while(|part| part.parse().ok()).collect()
         };
-        let newest = versions.into_iter().max_by_key(|version| (version.production, number(version)));
-        let newest = newest.ok_or("lists no version")?;
-        bounded([newest.url.as_str()].into_iter(), 1)?;
-        Ok(newest.url)
+        if versions.iter().any(|version| number(version).is_empty()) {
+            return Err("lists a version without a number".to_owned());
+        }
+        let newest = versions.iter().max_by_key(|version| (version.production, number(version)));
+        let newest = newest.ok_or("lists no version")?.url.clone();
+        bounded(versions.iter().map(|version| version.url.as_str()), versions.len())?;
+        Ok(Self { newest, urls: versions.into_iter().map(|version| version.url).collect() })
+    }
+
+    /// The address of the API that is meant where none is named: the newest that is for production, or else the newest.
+    pub(crate) fn newest(&self) -> &str {
+        &self.newest
+    }
+
+    /// Whether an address is one of theirs.
+    pub(crate) fn list(&self, address: &str) -> bool {
+        self.urls.iter().any(|url| url.trim_end_matches('/') == address)
     }
 }
 
@@ -204,7 +224,13 @@ mod tests {
         let versions = br#"{"versions":[{"url":"https://o.example/1.1","api_version":"1.1.0","production":true},
             {"url":"https://o.example/1.10","api_version":"1.10.0","production":true},
             {"url":"https://o.example/2","api_version":"2.0.0-beta"}]}"#;
-        assert_eq!(OpenEoProvider::newest_api(versions).unwrap(), "https://o.example/1.10");
-        assert!(OpenEoProvider::newest_api(b"{\"versions\":[]}").is_err());
+        let versions = OpenEoVersions::read(versions).unwrap();
+        assert_eq!(versions.newest(), "https://o.example/1.10");
+        assert!(versions.list("https://o.example/2") && !versions.list("https://o.example"));
+        for none in
+            [&b"{\"versions\":[]}"[..], b"{\"ok\":true}", b"{\"versions\":[{\"url\":\"u\",\"api_version\":\"x\"}]}"]
+        {
+            assert!(OpenEoVersions::read(none).is_err());
+        }
     }
 }

@@ -9,7 +9,7 @@
 //!   words;
 //! * `verdict`: what they share in reading, leniently, and in judging what is no token; `ends`: the life of what is;
 //! * `vocabulary`: a provider's own names of things; `members`: how a member is found in a response;
-//! * `unwrapped`: what bodies come in; `salvage`: what becomes of a refresh token whose response cannot be used;
+//! * [`challenge`]: what `WWW-Authenticate` says; `unwrapped`: what bodies come in; `salvage`: what becomes of a refresh token whose response cannot be used;
 //! * [`metadata`], [`announced`]: what servers and APIs say of themselves; [`rfc7591`]: registration of a client;
 //! * [`jwt`]: the times in a JWT, as a hint for the timer; no trust is involved. [`id_token`]: whether its claims count, and
 //!   whom they name; `person`: how people are told apart.
@@ -18,6 +18,7 @@ use std::time::SystemTime;
 
 pub(crate) mod announced;
 mod body;
+pub(crate) mod challenge;
 mod cognito;
 mod earthdata;
 mod ends;

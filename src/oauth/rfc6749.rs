@@ -6,6 +6,7 @@ use form_urlencoded::byte_serialize;
 use serde_json::Value;
 
 use super::body::{FORM, Pairs, encode, fields_of, renamed};
+use super::challenge;
 use super::ends::{Ends, seconds};
 use super::grant::{Client, ClientAuth, EndpointKind, Grant, TokenRequest, Tokens, taken_already};
 use super::members::{Fields, Json, Unreadable};
@@ -293,7 +294,7 @@ fn code_of(error: &Value) -> Option<&str> {
 
 /// Reads the response to a form (RFC 6749 sections 5.1 and 5.2).
 pub(super) fn read(reader: &Reader<'_>) -> Result<Tokens, Refusal> {
-    let Some(mut body) = Response::read(reader) else { return Err(reader.no_verdict()) };
+    let Some(mut body) = Response::read(reader) else { return Err(challenged(reader)) };
     let found = TokenFields {
         access_token: body.access_token.take(),
         id_token: body.id_token.take(),
@@ -318,6 +319,9 @@ pub(super) fn read(reader: &Reader<'_>) -> Result<Tokens, Refusal> {
         if let Some(place) = body.lookalike.filter(|_| reader.is_success()) {
             let words = format!("without a token where it is looked for, but with one at {place} (see token_response)");
             return Err(reader.transient(None, &words));
+        }
+        if !reader.is_success() {
+            return Err(challenged(reader));
         }
     }
     // Keycloak's 0 is a refresh token that does not expire.
@@ -348,6 +352,8 @@ fn meaning(reader: &Reader<'_>, code: &str) -> Option<Failure> {
         | "incorrect_client_credentials" | "BAD_CLIENT_ID" | "BAD_CLIENT_SECRET" => {
             Some(Failure::Permanent(Why::ClientRefused))
         }
+        // Spring's for a dead refresh token (RFC 6750 section 3.1), and a gateway's for a request without an access token
+        "invalid_token" => Some(Failure::Unconfirmed { why: Why::Revoked, retry_after: None }),
         // `invalid_request` too: many servers and firewalls use it for whatever they did not like just then, and
         // it says nothing about the credential.
         _ => None,
@@ -377,6 +383,18 @@ pub(super) fn oauth_error(reader: &Reader<'_>, body: &Response, received: &[&Sec
     // a word of the RFCs' or of the configuration's is no secret
     let shown = reader.code(code).or_else(|| meaning.is_some().then(|| code.to_owned()));
     Some(reader.refusal(meaning, shown, &words))
+}
+
+/// What a refusal means whose body names no error: some servers name it in their challenge alone (RFC 6750 section 3.1). A
+/// web page is somebody else's, whatever stands above it.
+pub(super) fn challenged(reader: &Reader<'_>) -> Refusal {
+    let field = reader.response.challenge.filter(|_| !reader.is_success() && !reader.is_web_page());
+    let code = field.and_then(|field| challenge::parameter(field, "error"));
+    let known = code.as_deref().and_then(|code| Some((code, meaning(reader, code.trim())?)));
+    let (Some((code, meaning)), Some(field)) = (known, field) else { return reader.no_verdict() };
+    let description = challenge::parameter(field, "error_description").map_or(Value::Null, Value::String);
+    let words = format!("in its WWW-Authenticate{}", reader.quote(&description, &[]));
+    reader.refusal(Some(meaning), Some(code.trim().to_owned()), &words)
 }
 
 #[cfg(test)]
@@ -706,6 +724,48 @@ mod tests {
             assert_eq!((refusal.failure, refusal.oauth_error.as_deref()), (failure, code), "{name}");
             assert!(refusal.detail.starts_with(&format!("answered {status}")), "{name}: {}", refusal.detail);
         }
+    }
+
+    #[test]
+    fn an_error_that_only_the_challenge_names_is_heard_and_comes_last() {
+        let unconfirmed = super::Failure::Unconfirmed { why: Why::Revoked, retry_after: None };
+        let grant = r#"Bearer realm="x", error="invalid_grant", error_description="Token is not active""#;
+        let table = [
+            ("an empty body", 400, "", grant, REVOKED, Some("invalid_grant")),
+            ("with 401", 401, "", grant, REVOKED, Some("invalid_grant")),
+            ("a text", 401, "Unauthorized", grant, REVOKED, Some("invalid_grant")),
+            ("JSON without a code", 401, "{}", grant, REVOKED, Some("invalid_grant")),
+            ("the client", 401, "", "Basic error=invalid_client", CLIENT_REFUSED, Some("invalid_client")),
+            ("a token that is none", 401, "", "Bearer error=\"invalid_token\"", unconfirmed, Some("invalid_token")),
+            (
+                "the body says otherwise",
+                401,
+                r#"{"error":"invalid_client"}"#,
+                grant,
+                CLIENT_REFUSED,
+                Some("invalid_client"),
+            ),
+            ("a web page", 401, "<html>", grant, TRANSIENT, None),
+            ("a server in trouble", 503, "", grant, TRANSIENT, Some("invalid_grant")),
+            ("a success", 200, "{}", grant, Failure::Ambiguous, None),
+            ("another word", 401, "", "Bearer error=\"nope\"", TRANSIENT, None),
+            ("no error", 401, "", "Bearer realm=\"error\"", TRANSIENT, None),
+        ];
+        for (name, status, body, field, failure, code) in table {
+            let challenge = Some(field);
+            let response = TokenResponse { status, challenge, body: body.as_bytes(), ..TokenResponse::default() };
+            let grant = Grant::RefreshToken(Secret::new("r"));
+            let read = Dialect::Rfc6749.read(&response, &grant, &public(), &Vocabulary::default(), now());
+            let refusal = read.expect_err(name);
+            assert_eq!(
+                (refusal.failure, refusal.oauth_error.as_deref()),
+                (failure, code),
+                "{name}: {}",
+                refusal.detail
+            );
+        }
+        let refused = refreshed(401, r#"{"error":"invalid_token"}"#).expect_err("refused");
+        assert_eq!(refused.failure, unconfirmed);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use super::body::{encode, renamed};
 use super::grant::{BodyFormat, Client, ClientAuth, EndpointKind, Grant, TokenRequest};
-use super::rfc6749::{Response, authenticate, oauth_error};
+use super::rfc6749::{Response, authenticate, challenged, oauth_error};
 use super::verdict::{Reader, Refusal, TokenResponse};
 use super::vocabulary::Vocabulary;
 use crate::secret::Secret;
@@ -95,7 +95,8 @@ pub(crate) fn read(
     match refusal {
         Some(refusal) if refusal.oauth_error.as_deref() == Some("invalid_token") => Ok(()),
         Some(refusal) => Err(refusal),
-        None => Err(reader.no_verdict()),
+        // an `invalid_token` there is as well a gateway's, which has revoked nothing
+        None => Err(challenged(&reader)),
     }
 }
 

@@ -36,6 +36,8 @@ pub(crate) struct TokenResponse<'a> {
     pub date: Option<&'a str>,
     /// `Content-Type`; only ever quoted, as servers label JSON in many ways.
     pub content_type: Option<&'a str>,
+    /// `WWW-Authenticate`: the first field that names an error, if one does.
+    pub challenge: Option<&'a str>,
     /// The body, whole.
     pub body: &'a [u8],
 }
@@ -470,8 +472,8 @@ mod tests {
             let grant = Grant::RefreshToken(token);
             for dialect in [Dialect::Rfc6749, Dialect::CognitoGetTokens] {
                 for body in [&body[..], text.as_bytes()] {
-                    let [retry_after, date, content_type] = [Some(text.as_str()); 3];
-                    let response = TokenResponse { status, retry_after, date, content_type, body };
+                    let [retry_after, date, content_type, challenge] = [Some(text.as_str()); 4];
+                    let response = TokenResponse { status, retry_after, date, content_type, challenge, body };
                     let _ = dialect.read(&response, &grant, &Client::default(), &Vocabulary::default(), now());
                 }
             }

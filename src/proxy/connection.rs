@@ -98,6 +98,8 @@ pub(crate) struct Stream {
     authority: RefCell<Option<Authority>>,
     /// It is lost.
     lost: Cell<Option<Lost>>,
+    /// The response can say so itself just now, and then end.
+    says_farewell: Cell<bool>,
     /// The task that serves an HTTP/2 stream.
     waker: RefCell<Option<Waker>>,
 }
@@ -177,6 +179,7 @@ impl Stream {
             activity,
             authority: RefCell::default(),
             lost: Cell::default(),
+            says_farewell: Cell::default(),
             waker: RefCell::default(),
         })
     }
@@ -203,6 +206,7 @@ impl Stream {
     /// What goes on from here depends on nothing; on what it did before.
     pub(crate) fn is_independent(&self) -> Option<Authority> {
         self.lost.set(None);
+        self.says_farewell.set(false);
         self.authority.take()
     }
 
@@ -218,9 +222,19 @@ impl Stream {
         }
     }
 
-    /// Whether a response is on its way that nobody may have any more.
+    /// Whether a response is on its way that nobody may have any more, and that does not end by itself.
     pub(crate) fn is_to_be_cut(&self) -> bool {
-        self.lost.get().is_some() && self.activity.phase() == Phase::Answering
+        self.lost.get().is_some() && self.activity.phase() == Phase::Answering && !self.says_farewell.get()
+    }
+
+    /// With what the running exchange has lost its right, if it has.
+    pub(crate) fn lost(&self) -> Option<Lost> {
+        self.lost.get()
+    }
+
+    /// Whether the running response ends by itself, and says why, should its right be lost now.
+    pub(crate) fn says_farewell(&self, can: bool) {
+        self.says_farewell.set(can);
     }
 
     /// The task of an HTTP/2 stream, which is woken when there is something to be cut.

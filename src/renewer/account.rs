@@ -449,6 +449,9 @@ impl AccountState {
         record.person = record.person.take().or(told);
         match tokens.refresh_token {
             Some(new) if record.credential.refresh_token.as_ref() != Some(&new) => {
+                if let Some(spent) = record.credential.refresh_token.take().filter(|_| is_of_refresh_token) {
+                    record.spent.note(&spent, &new);
+                }
                 record.credential.refresh_token = Some(new);
                 record.generation += 1;
                 record.received_at = unix_seconds(received_at);

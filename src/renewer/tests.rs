@@ -1070,6 +1070,39 @@ fn what_works_stays_until_what_is_handed_in_has_worked_and_the_trial_is_its_firs
 }
 
 #[test]
+fn what_was_spent_before_is_not_sent_and_gives_way_to_the_password_beside_it() {
+    let mut renewer = started();
+    renewer.answered(&lab(), RenewalId(1), tokens("a1", Some("r2")), T0);
+    for trial in [Trial::Required, Trial::Skipped] {
+        let (reply, mut told) = tokio::sync::oneshot::channel();
+        renewer.world.lines.clear();
+        renewer.replace(&lab(), NewCredential { trial, ..signed_in("r1") }, reply, T0);
+        assert_eq!(told.try_recv().expect("answered"), Err(RequestError::CredentialSpent), "{trial:?}");
+        assert_eq!(renewer.world.lines, [""; 0], "{trial:?}");
+    }
+    let mut new = signed_in("r1");
+    new.credential.password = Some(("me".to_owned(), Secret::new("pw")));
+    let (trial, _told) = hand_in(&mut renewer, new, T0);
+    assert_eq!(renewer.world.lines, [format!("redeem {} the password of me", trial.0)]);
+    // what the server has just issued is believed, whatever was noted
+    let (reply, _told) = tokio::sync::oneshot::channel();
+    renewer.world.lines.clear();
+    renewer.replace(&lab(), NewCredential { trial: Trial::Preferred, ..signed_in("r1") }, reply, T0);
+    assert!(renewer.world.lines[0].ends_with(" r1"), "{:?}", renewer.world.lines);
+}
+
+#[test]
+fn the_refresh_token_at_hand_is_no_second_one_where_a_password_is_kept_beside_it() {
+    let mut renewer = usable();
+    let mut with_password = signed_in("r7");
+    with_password.credential.password = Some(("me".to_owned(), Secret::new("pw")));
+    sign_in(&mut renewer, with_password, T0);
+    renewer.world.lines.clear();
+    let (trial, _told) = hand_in(&mut renewer, signed_in("r7"), T0);
+    assert_eq!(trial, RenewalId(0), "the machine renews it, and nobody else: {:?}", renewer.world.lines);
+}
+
+#[test]
 fn what_the_server_refuses_replaces_nothing() {
     let mut renewer = usable();
     let (trial, mut told) = hand_in(&mut renewer, signed_in("wrong"), T0);

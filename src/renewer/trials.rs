@@ -44,6 +44,14 @@ impl<W: World> Renewer<W> {
             let _ = reply.send(Err(RequestError::AnotherPerson(words)));
             return;
         }
+        if state.record.as_ref().is_some_and(|record| record.has_spent(&new)) {
+            if new.credential.password.is_none() {
+                warn!(account = %id, "the refresh token that was handed in was spent before; it is not sent");
+                let _ = reply.send(Err(RequestError::CredentialSpent));
+                return;
+            }
+            new.credential.refresh_token = None; // the password beside it is as good as ever
+        }
         if state.has_at_hand(&new) && !matches!(state.machine.snapshot().phase, Phase::SignInRequired { .. }) {
             // presented a second time beside the machine's own renewal, it would look stolen
             if self.is_stopping {
@@ -52,7 +60,7 @@ impl<W: World> Renewer<W> {
             }
             info!(account = %id, "the refresh token that was handed in is the one at hand: renewing it");
             let reply = match new.trial {
-                Trial::Required | Trial::Preferred => {
+                Trial::Required | Trial::Proven | Trial::Preferred => {
                     state.confirming.push(reply);
                     None
                 }
@@ -62,7 +70,7 @@ impl<W: World> Renewer<W> {
             return self.handle(id, Event::Asked, now);
         }
         let is_wanted = match new.trial {
-            Trial::Required | Trial::Preferred => state.account.grant.needs_sign_in(),
+            Trial::Required | Trial::Proven | Trial::Preferred => state.account.grant.needs_sign_in(),
             Trial::Skipped => false,
         };
         if !is_wanted {
@@ -241,7 +249,8 @@ impl<W: World> Renewer<W> {
         let record = self.accounts.get(id).and_then(|state| state.record.as_ref());
         let is_at_hand = record.is_some_and(|record| record.holds(&new));
         if let Some(refresh_token) = tokens.refresh_token.clone().filter(|token| !token.is_empty()) {
-            new.credential.refresh_token = Some(refresh_token);
+            let before = new.credential.refresh_token.replace(refresh_token);
+            new.spent = before.filter(|_| !presents_password);
         } else if presents_password && tokens.unusable.is_none() {
             new.credential.refresh_token = None; // refused, and not needed: the password has brought tokens
         }
@@ -270,9 +279,13 @@ impl<W: World> Renewer<W> {
         self.take(id, new, is_usable.then_some(Ok(tokens)), reply, now);
     }
 
-    /// Whether the account has a credential that only one which has worked may replace.
+    /// Whether only what has worked is taken, mostly as the account has a credential.
     fn keeps_what_works(&self, id: &AccountId, new: &NewCredential) -> bool {
-        new.trial == Trial::Required && self.accounts.get(id).is_some_and(|state| state.record.is_some())
+        match new.trial {
+            Trial::Proven => true,
+            Trial::Required => self.accounts.get(id).is_some_and(|state| state.record.is_some()),
+            Trial::Preferred | Trial::Skipped => false,
+        }
     }
 
     /// Nobody knows whether it works.
@@ -320,10 +333,11 @@ impl AccountState {
         if self.rotates { Arc::new(trial.asked.with_rotation()) } else { trial.asked.clone() }
     }
 
-    /// Whether a credential that is handed in is the one at hand.
+    /// Whether a credential that is handed in is the one at hand, or its refresh token alone.
     fn has_at_hand(&self, new: &NewCredential) -> bool {
-        let at_hand = self.record.as_ref().map(|record| &record.credential);
-        new.credential.refresh_token.is_some() && at_hand == Some(&new.credential)
+        let Some(record) = &self.record else { return false };
+        let password = &new.credential.password;
+        record.holds(new) && (password.is_none() || *password == record.credential.password)
     }
 
     /// Who is signed in, where it must be known who comes by a trial.

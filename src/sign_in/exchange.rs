@@ -37,31 +37,6 @@ pub(crate) async fn redeem_begun(
     redeem_checked(account, endpoint, &client, grant, nonce).await
 }
 
-/// Redeems a refresh token, and should the server say no to it, a password that lies beside it. Nothing is lost with an
-/// answer: the password brings another token. Where the server cannot be asked, the credential is what it was.
-///
-/// # Errors
-///
-/// As [`redeem`], of the password.
-pub(crate) async fn redeem_either(
-    account: &Account,
-    endpoint: &TokenEndpoint,
-    new: NewCredential,
-    password: Grant,
-    mut remark: impl FnMut(&str),
-) -> Result<NewCredential, SignInError> {
-    let Some(token) = new.credential.refresh_token.clone() else { return Ok(new) };
-    match redeem(account, endpoint, Grant::RefreshToken(token)).await {
-        Err(SignInError::Unreached(_) | SignInError::NotNow { status: 300..400 | 429 | 500.., .. }) => Ok(new),
-        Err(refused) => {
-            let words = "is refused, so user name and password beside it are tried";
-            remark(&format!("{}: the refresh token {words}: {refused}", account.id));
-            redeem(account, endpoint, password).await
-        }
-        Ok(brought) => Ok(brought),
-    }
-}
-
 /// [`redeem`] with the client at hand. An ID token that names another `nonce` than this was issued to another request (OpenID
 /// Connect Core section 3.1.3.7).
 pub(super) async fn redeem_checked(

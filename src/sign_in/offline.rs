@@ -1,7 +1,7 @@
 //! Signing in and out while no daemon runs: under the store's lock, in the person's own process.
 
 use super::exchange;
-use crate::accounts::NewCredential;
+use crate::accounts::{NewCredential, SPENT};
 use crate::config::Account;
 use crate::oauth::rfc7009::{Revoked, WANTS_ACCESS_TOKEN};
 use crate::oauth::{Grant, Tokens, Whose, id_token};
@@ -16,6 +16,9 @@ pub(crate) enum NotTaken {
     /// The server has refused it, in these words.
     #[error("{0}")]
     Refused(String),
+    /// Its refresh token was spent before, and replaced.
+    #[error("{SPENT}")]
+    Spent,
     /// It is another person's than what is stored.
     #[error("{0}")]
     AnotherPerson(String),
@@ -58,9 +61,15 @@ pub(crate) async fn take(
     if let Some(words) = previous.as_ref().and_then(|record| record.keeps_out_untried(&new)) {
         return Err(NotTaken::AnotherPerson(words));
     }
+    if previous.as_ref().is_some_and(|record| record.has_spent(&new)) {
+        if new.credential.password.is_none() {
+            return Err(NotTaken::Spent);
+        }
+        new.credential.refresh_token = None; // the password beside it is as good as ever
+    }
     let was_nobodys = previous.as_ref().is_some_and(|record| record.person.is_none() && !record.holds(&new));
     let is_wanted = match new.trial {
-        Trial::Required => account.grant.needs_sign_in(),
+        Trial::Required | Trial::Proven => account.grant.needs_sign_in(),
         // the exchange that has just brought it was its trial; a running daemon has its first renewal for one. Where it could
         // not be learnt whose it is, and somebody is to be compared with, another one may tell
         Trial::Preferred => {
@@ -124,6 +133,7 @@ pub(crate) async fn take(
                 Some(is) => endpoint.whose(account, &tokens, None, Some(is)).await,
                 None => Whose { person: id_token::person(&tokens, account.expected(None)), ..Whose::default() },
             };
+            let presented = new.credential.refresh_token.clone();
             let brought = match exchange::lasting(account, grant(&new), tokens, None) {
                 Ok(brought) => brought,
                 Err(error) => {
@@ -135,6 +145,7 @@ pub(crate) async fn take(
                 credential: Credential { refresh_token, password }, refresh_lifetime, identity, ..
             } = brought;
             new.credential = Credential { refresh_token, password: password.or(new.credential.password) };
+            new.spent = presented.filter(|spent| new.credential.refresh_token.as_ref().is_some_and(|new| new != spent));
             new.refresh_lifetime = refresh_lifetime.or(new.refresh_lifetime);
             new.identity = name.or(identity).or(new.identity);
             new.person = person.or(new.person);
@@ -153,7 +164,7 @@ pub(crate) async fn take(
             Err(NotTaken::Refused(failure.detail))
         }
         Err(GrantFailure { failure, detail, .. }) => {
-            if previous.is_some() || is_withheld {
+            if previous.is_some() || is_withheld || new.trial == Trial::Proven {
                 if failure != Failure::Ambiguous {
                     take_back()?;
                 }

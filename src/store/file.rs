@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::record::{Credential, Record, SetAside, Term};
+use super::spent::Spent;
 use crate::config::AccountId;
 use crate::oauth::Person;
 use crate::secret::Secret;
@@ -73,6 +74,9 @@ struct WrittenRecord<'a> {
     set_aside: Option<&'a SetAside>,
     #[serde(skip_serializing_if = "Option::is_none")]
     term: Option<&'a Term>,
+    /// An older valetd drops it, and sends what is handed in to the server.
+    #[serde(skip_serializing_if = "Spent::is_empty")]
+    spent: &'a Spent,
     /// An older valetd drops it, and the next one marks it anew: that makes no new version.
     #[serde(skip_serializing_if = "Option::is_none")]
     machine: Option<&'a str>,
@@ -106,6 +110,8 @@ struct StoredRecord {
     redeeming: bool,
     set_aside: Option<SetAside>,
     term: Option<Term>,
+    #[serde(default)]
+    spent: Spent,
 }
 
 /// A record, and what is noted of it.
@@ -179,6 +185,7 @@ pub(super) fn write_marked(record: &Record, marks: Marks<'_>) -> Zeroizing<Vec<u
         redeeming,
         set_aside,
         term,
+        spent,
     } = record;
     let written = WrittenRecord {
         version: VERSION,
@@ -200,6 +207,7 @@ pub(super) fn write_marked(record: &Record, marks: Marks<'_>) -> Zeroizing<Vec<u
         redeeming: *redeeming,
         set_aside: set_aside.as_ref(),
         term: term.as_ref(),
+        spent,
         machine,
         lay_in_the_clear,
         is_counted,
@@ -263,6 +271,7 @@ pub(super) fn read(bytes: &[u8], expected: &AccountId) -> Result<Record, Unreada
         redeeming,
         set_aside,
         term,
+        spent,
     } = serde_json::from_slice(bytes).map_err(|error| no_sense(bytes, &error))?;
     if account != expected.as_str() {
         return Err(Unreadable::Garbage("belongs to another account: it was copied or renamed".to_owned()));
@@ -289,6 +298,7 @@ pub(super) fn read(bytes: &[u8], expected: &AccountId) -> Result<Record, Unreada
         redeeming,
         set_aside,
         term,
+        spent,
     })
 }
 
@@ -336,6 +346,13 @@ mod tests {
                 oauth_error: Some("invalid_grant".into()),
             }),
             term: Some(Term { ends_at: 1_700_028_800, seen_at: 1_700_000_000 }),
+            spent: {
+                let [first, second, newest] = ["r1", "r2", "r3"].map(Secret::new);
+                let mut spent = Spent::default();
+                spent.note(&first, &second);
+                spent.note(&second, &newest);
+                spent
+            },
         }
     }
 
@@ -361,6 +378,7 @@ mod tests {
             redeeming: false,
             set_aside: None,
             term: None,
+            spent: Spent::default(),
             ..record()
         };
         for record in [full, bare] {

@@ -62,6 +62,7 @@ mod seal;
 mod sealing;
 #[cfg(test)]
 mod sealing_tests;
+mod spent;
 #[cfg(test)]
 mod tests;
 mod turn;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::spent::Spent;
 use crate::config::{Account, AccountId, Origin, provider};
 use crate::oauth::{Comparison, Grant, GrantType, Person};
 use crate::renewal::Why;
@@ -46,6 +47,8 @@ pub(crate) struct Record {
     pub set_aside: Option<SetAside>,
     /// How long the sign-in was given; without an end if nothing was said.
     pub term: Option<Term>,
+    /// The refresh tokens that were spent for the one that is kept, and for those before it.
+    pub spent: Spent,
 }
 
 /// A time that a sign-in was given: no token of it leaves after its end, and its credential is removed then. In Unix
@@ -111,6 +114,8 @@ pub(crate) struct NewCredential {
     pub trial: Trial,
     /// How long the sign-in is good for, in seconds; without an end if nothing is said.
     pub term: Option<u64>,
+    /// The refresh token that its trial has spent for it, if it has.
+    pub spent: Option<Secret>,
     /// The person's sign-in that has brought it ([`super::Turn::id`]), if one has: a sign-out in between makes it void.
     pub sign_in: Option<String>,
 }
@@ -123,6 +128,8 @@ pub(crate) enum Trial {
     /// Only what has worked takes the place of what is stored. Where nothing is stored, as [`Trial::Preferred`].
     #[default]
     Required,
+    /// Only what has worked is taken, also where nothing is stored: something else is at hand that is as good.
+    Proven,
     /// What could not be tried is taken all the same: the server has just issued it, and nobody else has it.
     Preferred,
     /// It is believed: there may be no network.
@@ -185,6 +192,7 @@ impl NewCredential {
             servers,
             trial,
             term: None,
+            spent: None,
             sign_in: None,
         }
     }
@@ -212,12 +220,17 @@ impl Record {
         unix_now: u64,
     ) -> Self {
         let generation = previous.map_or(0, |previous| previous.generation).max(saved) + 1;
+        let spent_by_trial = new.spent.clone();
         let mut record = Self::new(account, generation, new, unix_now);
         // how long tokens live, and whether they rotate, is the server's doing, whoever signs in
         let same_server = |last: &&Record| last.issued_by == record.issued_by && last.client_id == record.client_id;
         if let Some(last) = previous.filter(same_server) {
             record.learnt_life = last.learnt_life;
             record.rotates = last.rotates;
+            record.spent = last.spent.clone().of_the_next_sign_in();
+        }
+        if let (Some(spent), Some(newest)) = (&spent_by_trial, &record.credential.refresh_token) {
+            record.spent.note(spent, newest);
         }
         record
     }
@@ -243,6 +256,7 @@ impl Record {
             redeeming: false,
             set_aside: None,
             term: term.map(|length| Term::beginning(unix_now, length)),
+            spent: Spent::default(),
         }
     }
 
@@ -285,7 +299,7 @@ impl Record {
     /// [`Record::keeps_out`] before a trial, which may yet tell who comes.
     pub(crate) fn keeps_out_untried(&self, new: &NewCredential) -> Option<String> {
         let may_be_told = match new.trial {
-            Trial::Required => new.person.is_none(),
+            Trial::Required | Trial::Proven => new.person.is_none(),
             Trial::Preferred => new.unnamed.is_some(),
             Trial::Skipped => false,
         };
@@ -295,6 +309,13 @@ impl Record {
     /// Whether this is the refresh token that is kept.
     pub(crate) fn holds(&self, new: &NewCredential) -> bool {
         new.credential.refresh_token.is_some() && self.credential.refresh_token == new.credential.refresh_token
+    }
+
+    /// Whether the refresh token that is handed in was spent for the one that is kept, or for one before it. What a server
+    /// has just issued is believed.
+    pub(crate) fn has_spent(&self, new: &NewCredential) -> bool {
+        let token = new.credential.refresh_token.as_ref();
+        new.trial != Trial::Preferred && !self.holds(new) && token.is_some_and(|token| self.spent.holds(token))
     }
 
     /// Whether the account, as it is configured now, is the one that this was issued to: the same client, the same token

@@ -34,6 +34,7 @@ pub(super) fn record(generation: u64) -> Record {
         learnt_life: None,
         rotates: false,
         unrotated: false,
+        spent: super::spent::Spent::default(),
         redeeming: false,
         set_aside: None,
         term: None,

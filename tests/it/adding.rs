@@ -469,6 +469,28 @@ fn a_server_that_says_something_at_any_address_is_no_openeo_back_end_for_that() 
 }
 
 #[test]
+fn a_host_that_answers_anything_or_is_an_openeo_back_end_elsewhere_is_what_else_it_says() {
+    let documents = Documents::start();
+    let url = documents.url();
+    documents.put("/.well-known/openeo", json!({"ok": true, "path": "/.well-known/openeo"}));
+    documents.put("/.well-known/openid-configuration", metadata(&documents, &format!("{url}/token")));
+    let home = Home::with("listen = []\n");
+    let output = home.run(&["add", "lab", &url, "--client-id", "me", "--upstream", &url, "--no-input"]);
+    assert!(output.status.success(), "{}", words(&output));
+    assert!(config(&home).contains(&format!("[account.lab]\nissuer = \"{url}\"")), "{}", config(&home));
+    // and a back-end's host may have more than that
+    let versions = json!({"versions": [{"url": format!("{url}/openeo/1.2"), "api_version": "1.2.0"}]});
+    documents.put("/.well-known/openeo", versions);
+    let resource = json!({"resource": format!("{url}/mcp"), "authorization_servers": [url]});
+    documents.put("/.well-known/oauth-protected-resource/mcp", resource);
+    let output = home.run(&["add", "notes", &format!("{url}/mcp"), "--client-id", "me", "--no-input"]);
+    assert!(output.status.success(), "{}", words(&output));
+    assert!(config(&home).contains("[route.notes]\nmcp = \"/mcp\""), "{}", config(&home));
+    let missing = home.run(&["add", "eo", &format!("{url}/openeo/1.2"), "--no-input"]);
+    assert!(words(&missing).contains("/openeo/1.2/credentials/oidc"), "{}", words(&missing));
+}
+
+#[test]
 fn an_issuer_is_added_with_what_it_cannot_tell_and_an_address_that_tells_nothing_is_refused() {
     let documents = Documents::start();
     let url = documents.url();

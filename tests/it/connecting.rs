@@ -7,6 +7,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use valetd::stand_in::{Options, Provider};
 
+use crate::support::disk::SmallDisk;
 use crate::support::lab::{self, Server, address};
 use crate::support::{Home, eventually, free_address, mode, words};
 
@@ -290,4 +291,38 @@ fn a_route_that_asks_for_a_key_is_reached_by_the_bridge_and_one_without_mcp_by_n
     let _daemon = plain.start();
     let said = words(&plain.run(&["connect", "cursor", "lab", "--yes"]));
     assert!(said.contains("is not said to lead to an MCP server") && said.contains("add mcp = true"), "{said}");
+}
+
+#[test]
+fn a_full_disk_leaves_the_file_as_it_was_and_no_copy_beside_it() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let home = home(&server, "mcp = \"/mcp\"");
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    let Some(disk) = SmallDisk::at(&home.path(".gemini"), "64k") else { return };
+    let path = home.path(".gemini/settings.json");
+    let before = "{ \"theme\": \"GitHub\" }";
+    write(&path, before);
+    // a file takes a page: with none left the copy cannot be written, with one the file cannot
+    let fill = home.path(".gemini/fill");
+    for pages_left in [0, 1] {
+        let mut bytes = 128 * 4096;
+        while fs::write(&fill, vec![b'x'; bytes]).is_err() {
+            bytes -= 4096;
+        }
+        fs::write(&fill, vec![b'x'; bytes - pages_left * 4096]).expect("less than before");
+        let output = home.run(&["connect", "gemini", "lab", "--yes"]);
+        assert!(output.status.code() == Some(1) && words(&output).contains("no storage space"), "{}", words(&output));
+        let folder = fs::read_dir(&disk.folder).expect("a folder").flatten();
+        let mut left: Vec<_> = folder.map(|file| file.file_name().to_string_lossy().into_owned()).collect();
+        left.sort();
+        assert_eq!(left, ["fill", "settings.json"], "{pages_left}");
+        assert_eq!(fs::read_to_string(&path).expect("it is there"), before);
+    }
+    fs::remove_file(&fill).expect("removed");
+    for undo in [&[][..], &["--undo"]] {
+        let output = home.run(&[&["connect", "gemini", "lab", "--yes"], undo].concat());
+        assert!(output.status.success(), "{}", words(&output));
+    }
+    assert_eq!(fs::read_to_string(&path).expect("it is there"), before);
 }

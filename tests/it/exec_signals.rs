@@ -35,7 +35,10 @@ fn what_was_ignored_before_stays_ignored_in_the_command() {
         let mut shell = Command::new("env");
         scene.home().settle(&mut shell);
         // whatever this run was started with
-        shell.args(["--default-signal=HUP,INT,QUIT,TERM,USR1", "sh", "-c", &script]).env("https_proxy", scene.proxy_url()).current_dir(&folder);
+        shell
+            .args(["--default-signal=HUP,INT,QUIT,TERM,USR1", "sh", "-c", &script])
+            .env("https_proxy", scene.proxy_url())
+            .current_dir(&folder);
         let output = shell.output().expect("sh runs");
         assert_eq!(String::from_utf8_lossy(&output.stdout), "alive\n", "{way}: {}", words(&output));
         let code = output.status.code().unwrap_or_else(|| 128 + output.status.signal().expect("a signal"));

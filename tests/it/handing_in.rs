@@ -41,6 +41,24 @@ fn a_wrong_token_replaces_nothing_that_works_with_and_without_a_daemon() {
 }
 
 #[test]
+fn a_refusal_that_only_a_challenge_names_is_one() {
+    let server = Server::start(Provider::Gdh, rotating(Rotation::Strict));
+    let home = lab::home(&server, lab::EAGER, "", "");
+    let challenge = "Bearer realm=\"tokens\", error=\"invalid_grant\", error_description=\"Token is not active\"";
+    let fields = vec![("WWW-Authenticate".to_owned(), challenge.to_owned())];
+    server.behave(Behaviour::Status(401, String::new(), fields), None);
+    let daemon = home.start();
+    let account = daemon.until("lab", "sign-in-required");
+    assert!(
+        account.to_string().contains("401 invalid_grant in its WWW-Authenticate: Token is not active"),
+        "{account}"
+    );
+    // it may have been a bad minute
+    server.behave(Behaviour::Normal, None);
+    assert_eq!(lab::renew(&daemon)["state"], "usable");
+}
+
+#[test]
 fn a_good_token_takes_the_place_of_another_with_one_renewal() {
     let server = Server::start(Provider::Gdh, rotating(Rotation::Strict));
     let home = lab::home(&server, "", "", "");
@@ -56,6 +74,55 @@ fn a_good_token_takes_the_place_of_another_with_one_renewal() {
     assert_eq!(server.log().token_calls.len(), before + 1, "its trial is its first renewal");
     assert_eq!(server.log().reuse_detected, 0);
     assert_eq!(ping(&address(&daemon)).status, 200);
+}
+
+/// A strict server would end the login that is kept.
+#[test]
+fn a_refresh_token_that_was_spent_before_is_not_sent_again_whoever_hands_it_in() {
+    let server = Server::start(Provider::Gdh, rotating(Rotation::Strict));
+    let file = "import = [{ json_file = \"~/their-file\" }]\n";
+    let home = Home::with(&lab::config(&server, &format!("{file}{}", lab::EAGER), "", ""));
+    let theirs = server.sign_in();
+    fs::write(home.path("their-file"), format!("{{\"refresh_token\": \"{}\"}}", theirs.expose())).expect("written");
+    let imported = home.run(&["login", "lab", "--import"]);
+    assert!(imported.status.success(), "{}", words(&imported));
+    let second = server.newest_refresh_token(); // the import's trial has spent the first
+    for is_running in [false, true, false] {
+        let daemon = is_running.then(|| home.start());
+        if let Some(daemon) = &daemon {
+            daemon.until("lab", "usable");
+        }
+        let calls = server.log().token_calls.len();
+        let hand_in = |token: &str, more: &[&str]| home.run_with_input(&[HAND_IN, more].concat(), token);
+        let mut refused =
+            vec![home.run(&["login", "lab", "--import"]), home.run(&["login", "lab", "--import", "--untried"])];
+        refused.extend([&[][..], &["--untried"]].map(|more| hand_in(theirs.expose(), more)));
+        if is_running {
+            refused.push(hand_in(&second, &[])); // that renewal of the daemon's has spent this one
+        }
+        for refused in refused {
+            assert_eq!(refused.status.code(), Some(1), "{is_running}: {}", words(&refused));
+            for part in ["was used already", "valetd login lab", "valetd logout lab"] {
+                assert!(words(&refused).contains(part), "{is_running}: no {part}: {}", words(&refused));
+            }
+        }
+        let log = server.log();
+        assert_eq!((log.token_calls.len(), log.reuse_detected), (calls, 0), "{is_running}: nothing was sent");
+        assert!(record(&home).contains(&server.newest_refresh_token()), "{is_running}");
+    }
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    // a new sign-in is none of it, and what it spends is known, too, beside what was spent before
+    let third = server.sign_in();
+    for (token, is_good) in [(&third, true), (&third, false), (&theirs, false)] {
+        let done = home.run_with_input(HAND_IN, token.expose());
+        assert_eq!(done.status.success(), is_good, "{}", words(&done));
+    }
+    assert_eq!((server.log().reuse_detected, lab::renew(&daemon)["state"].as_str()), (0, Some("usable")));
+    // who wants to start from nothing but that token can, where it does no harm any more
+    assert!(home.run(&["logout", "lab"]).status.success());
+    let refused = home.run_with_input(HAND_IN, theirs.expose());
+    assert!(words(&refused).contains("invalid_grant"), "{}", words(&refused));
 }
 
 #[test]
@@ -189,6 +256,33 @@ fn a_stale_token_in_gbdx_auths_file_is_tried_first_and_then_the_password_beside_
         let refused = home.run(&["login", "lab", "--import"]);
         assert!(!refused.status.success() && record(&home) == kept, "{is_running}: {}", words(&refused));
         drop(daemon);
+    }
+}
+
+#[test]
+fn a_token_in_gbdx_auths_file_that_was_spent_before_gives_way_to_the_password_beside_it() {
+    let server = Server::start(Provider::Gbdx, rotating(Rotation::Strict));
+    let home = Home::with(&format!(
+        "listen = []\n[account.lab]\ntoken_endpoint = \"{}\"\nupstream = \"{}\"\nsign_in = [\"password\"]\n\
+         import = [{{ gbdx_config = \"~/.gbdx-config\" }}]\n",
+        server.token_endpoint(),
+        server.url(),
+    ));
+    let text = format!(
+        "[gbdx]\nuser_name = {USERNAME}\nuser_password = {PASSWORD}\n\
+         [gbdx_token]\njson = {{\"refresh_token\": \"{}\"}}\n",
+        server.sign_in().expose()
+    );
+    fs::write(home.path(".gbdx-config"), text).expect("written");
+    let outcomes = [&["refresh_token"][..], &["password"]];
+    for expected in outcomes {
+        let before = server.log().token_calls.len();
+        let done = home.run(&["login", "lab", "--import"]);
+        assert!(done.status.success(), "{}", words(&done));
+        let log = server.log();
+        let asked: Vec<&str> = log.token_calls[before..].iter().map(|call| call.grant.as_str()).collect();
+        assert_eq!((asked.as_slice(), log.reuse_detected), (expected, 0), "{}", words(&done));
+        assert!(record(&home).contains(&server.newest_refresh_token()));
     }
 }
 

@@ -322,6 +322,12 @@ fn rules_and_scopes_hold_as_on_the_reverse_path() {
     let both = ["-r", "api", "-r", "other", "--intercept", "--", "curl", "-sS"];
     let output = scene.run(&[&both[..], &["https://auth.example/elsewhere"]].concat());
     assert_eq!(json(&output)["type"], "urn:valetd:problem:no-route", "{}", words(&output));
+    let said = json(&output);
+    assert_eq!(said["upstreams"], serde_json::json!(["https://auth.example/api"]), "{said}");
+    assert!(
+        said["detail"].as_str().is_some_and(|detail| detail.contains("lead to https://auth.example/api.")),
+        "{said}"
+    );
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Routes that lead to MCP servers, as a client sees them that is given the route's URL and nothing else.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -11,7 +11,7 @@ use valetd::stand_in::{Options, Provider, Rotation};
 
 use crate::support::lab::{self, EAGER, Server, address};
 use crate::support::mcp::{McpClient, text};
-use crate::support::{Answer, Home, Killed, PATIENCE, eventually, free_address, get, send, words};
+use crate::support::{Answer, Home, Killed, PATIENCE, eventually, free_address, get, keys, send, words};
 
 /// The route `lab` leads to the stand-in, whose MCP server is at `/mcp`.
 const AT_MCP: &str = "mcp = \"/mcp\"";
@@ -214,6 +214,67 @@ fn eight_clients_share_one_login_through_expiry_rotation_and_a_restart() {
     }
     let log = server.mcp_log();
     assert_eq!((log.begun, server.log().reuse_detected), (8, 0));
+}
+
+#[test]
+fn streams_end_between_two_events_with_the_reason_when_their_right_ends() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let home = lab::home(&server, EAGER, AT_MCP, "");
+    let daemon = home.start();
+    for turn in ["logged out", "key revoked"] {
+        daemon.until("lab", "usable");
+        let local = address(&daemon);
+        let is_keyed = turn == "key revoked";
+        let prefix =
+            if is_keyed { format!("/{}", keys::add(&home, "agent", &["--route", "lab"])) } else { String::new() };
+        let session = begin(&local);
+        let ask = |method: &str, message: &str| {
+            let mut stream = TcpStream::connect(&local).expect("a connection");
+            stream.set_read_timeout(Some(PATIENCE)).expect("a time");
+            let head = format!(
+                "{method} {prefix}/lab/mcp HTTP/1.1\r\nHost: {local}\r\nAccept: application/json, text/event-stream\r\n\
+                 Content-Type: application/json\r\nMcp-Session-Id: {session}\r\nContent-Length: {}\r\n\r\n{message}",
+                message.len()
+            );
+            stream.write_all(head.as_bytes()).expect("sent");
+            BufReader::new(stream)
+        };
+        let mut listening = ask("GET", "");
+        until(&mut listening, "notifications/message");
+        let mut running = ask("POST", &call(7, "steps", json!({"count": 500, "pause": 100})).to_string());
+        until(&mut running, "notifications/progress");
+        let mut curl = Command::new("curl");
+        curl.args(["-sSN", "--http2-prior-knowledge", "-H", "Accept: text/event-stream"]);
+        curl.args(["-H", &format!("Mcp-Session-Id: {session}"), &format!("http://{local}{prefix}/lab/mcp")]);
+        let mut curl = Killed(curl.stdout(Stdio::piped()).spawn().expect("curl runs"));
+        let mut over_http2 = BufReader::new(curl.0.stdout.take().expect("piped"));
+        until(&mut over_http2, "notifications/message");
+        let ending = if is_keyed { &["key", "revoke", "agent"][..] } else { &["logout", "lab"] };
+        let ended = home.run(ending);
+        assert!(ended.status.success(), "{}", words(&ended));
+        for (mut stream, expected) in
+            [(listening, "\"method\":\"notifications/message\""), (running, "\"id\":7,\"error\"")]
+        {
+            let mut rest = String::new();
+            let mut line = String::new();
+            while line != "0\r\n" && stream.read_line(&mut line).expect("a line, and no cut") > 0 {
+                rest.push_str(&line);
+                if line != "0\r\n" {
+                    line.clear();
+                }
+            }
+            assert_eq!(line, "0\r\n", "{turn}: it was cut: {rest}");
+            let said = rest.rsplit("event: message\n").next().expect("an event");
+            let reason = if is_keyed { "wrong or was revoked" } else { "valetd login lab" };
+            assert!(said.contains(expected) && said.contains(reason), "{turn}: {rest}");
+        }
+        let mut rest = String::new();
+        over_http2.read_to_string(&mut rest).expect("text");
+        assert!(curl.0.wait().expect("it ends").success() && rest.contains("\"logger\":\"valetd\""), "{turn}: {rest}");
+        if !is_keyed {
+            lab::sign_in(&home, &server.sign_in());
+        }
+    }
 }
 
 #[test]

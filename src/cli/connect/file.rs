@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::platform::io_error::words;
 use crate::platform::replacement::{Replacement, leads_to, lock_folder_of};
 use crate::platform::termination::uninterrupted;
 
@@ -79,12 +80,21 @@ impl Current {
             if now.text != self.text {
                 return Err(io::Error::other("somebody else has changed it meanwhile: try again"));
             }
-            if let Some(before) = self.text.as_ref().filter(|_| keeps) {
-                Replacement::write(&self.backup(), before, self.mode)?.take_place()?;
-            }
-            Replacement::write(&self.path, text, self.mode)?.take_place()
+            // both are on the disk before either takes its place: a full one leaves all as it was
+            let kept = self.text.as_ref().filter(|_| keeps);
+            let kept = kept.map(|before| Replacement::write(&self.backup(), before, self.mode)).transpose()?;
+            let new = Replacement::write(&self.path, text, self.mode)?;
+            let Some(kept) = kept else { return new.take_place() };
+            let last = self.before();
+            kept.take_place()?;
+            new.take_place().inspect_err(|_| match last {
+                Some(last) => {
+                    let _ = Replacement::write(&self.backup(), &last, self.mode).and_then(Replacement::take_place);
+                }
+                None => drop(self.remove_backup()),
+            })
         };
-        done().map_err(|error| format!("cannot be written: {error}"))
+        done().map_err(|error| format!("cannot be written: {}", words(&error)))
     }
 
     /// Removes it; a link to it stays.

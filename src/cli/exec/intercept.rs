@@ -124,7 +124,7 @@ pub(super) struct Inside {
     /// Folders of the system that it must not see.
     pub(super) masks: Vec<PathBuf>,
     /// Sockets of other programs that it must not see, beside what it may.
-    pub(super) services: Vec<PathBuf>,
+    pub(super) hidden: Vec<PathBuf>,
     /// Where its routes have URLs.
     pub(super) own: Rc<Daemon>,
 }
@@ -233,7 +233,7 @@ pub(super) async fn run(task: Task, daemon: Daemon) -> Result<u8, Failure> {
 /// Runs a command where nothing can be reached but what comes out at our sockets.
 async fn behind_walls(
     interceptor: Rc<Interceptor>,
-    Inside { view, masks, services, own }: Inside,
+    Inside { view, masks, hidden, own }: Inside,
     folder: &Folder,
     bundle: String,
     environment: Vec<(String, Option<String>)>,
@@ -244,7 +244,7 @@ async fn behind_walls(
     let hosts = folder.write("hosts", &isolate::hosts_file(&addresses))?;
     let program = own_program()?;
     folder.write("valetd", "")?; // where this program goes
-    let walls = Walls::new(&view, &masks, &services, folder, &program, &bundle, &hosts)?;
+    let walls = Walls::new(&view, &masks, &hidden, folder, &program, &bundle, &hosts)?;
     let (proxy, urls) = (listen(folder, isolate::PROXY)?, listen(folder, isolate::URLS)?);
     let signals = listen(folder, isolate::SIGNALS)?;
     let mut bubblewrap = Command::new("bwrap");

@@ -7,20 +7,20 @@
 use std::ffi::OsString;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::path::{Component, Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::rc::Rc;
 use std::time::Duration;
 
-use rustix::fs::{FileType, MemfdFlags};
+use rustix::fs::MemfdFlags;
 use tokio::io::{AsyncWriteExt, copy_bidirectional};
 use tokio::net::UnixStream;
 
 use super::folder::Folder;
 use super::kept_out::{self, SYSTEM, real};
 use super::mounts::Mount;
-use super::{relay, services, syscalls};
+use super::{private, relay, services, syscalls};
 use crate::cli::failure::{Exit, Failure};
 use crate::lent::Daemon;
 use crate::platform::io_error::words;
@@ -237,7 +237,7 @@ impl Walls {
     pub(super) fn new(
         view: &View,
         masks: &[PathBuf],
-        services: &[PathBuf],
+        hidden: &[PathBuf],
         folder: &Folder,
         program: &Path,
         bundle: &str,
@@ -267,8 +267,9 @@ impl Walls {
             say(&[&"--tmpfs", mask]);
         }
         // a socket may be gone by now; a file, since nothing can be mounted through a link
-        for socket in services.iter().filter(|path| services::is_socket(path)) {
-            say(&[&"--ro-bind", &"/dev/null", socket]);
+        let is_there = |path: &&PathBuf| services::is_socket(path) || private::is_file(path);
+        for path in hidden.iter().filter(is_there) {
+            say(&[&"--ro-bind", &"/dev/null", path]);
         }
         say(&[&"--proc", &"/proc", &"--dev", &"/dev"]);
         for path in ["/tmp", "/run", "/var/tmp"] {
@@ -310,27 +311,6 @@ impl Walls {
         }
         say(&[&"--"]);
         Ok(Self { arguments, filters })
-    }
-}
-
-/// Keeps a folder from being handed in as standard input or output: by it, a command would get to all of its file system.
-///
-/// # Errors
-///
-/// If one of the three is a folder.
-pub(super) fn refuse_folders_as_streams() -> Result<(), Failure> {
-    let is_folder = |stream: BorrowedFd<'_>| {
-        rustix::fs::fstat(stream).is_ok_and(|found| FileType::from_raw_mode(found.st_mode) == FileType::Directory)
-    };
-    let (input, output, error) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
-    let streams = [("input", input.as_fd()), ("output", output.as_fd()), ("error", error.as_fd())];
-    match streams.into_iter().find(|(_, stream)| is_folder(*stream)) {
-        Some((name, _)) => {
-            Err(Failure::say(format!("standard {name} is a folder, by which a command gets past the wall"))
-                .with_remedy("redirect it elsewhere, as to /dev/null")
-                .with_exit(Exit::Usage))
-        }
-        None => Ok(()),
     }
 }
 

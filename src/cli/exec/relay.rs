@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, UnixStream};
 use tokio::task::LocalSet;
 
-use super::supervise;
+use super::{streams, supervise};
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::runtime::block_on;
 use crate::platform::child;
@@ -45,6 +45,9 @@ pub(in crate::cli) fn perform(arguments: Arguments) -> Result<Exit, Failure> {
     child::ends_with_us(&mut child);
     let ignored: Vec<Signal> = ignored.into_iter().filter_map(supervise::signal_of).collect();
     let is_walled = !carry.is_empty();
+    if is_walled {
+        streams::hold()?; // before there is another thread, which would not be held
+    }
     let ran = block_on(LocalSet::new().run_until(async move {
         for one in carry.chunks_exact(3) {
             let address: SocketAddr = one[0].parse().map_err(Failure::new)?;

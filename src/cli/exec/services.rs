@@ -15,8 +15,8 @@ use super::mounts::Mount;
 pub(super) struct Hidden {
     /// Folders of sockets, to be empty: whoever replaces a socket would take a mask of it alone away.
     pub(super) folders: Vec<PathBuf>,
-    /// Sockets in folders that the system itself is in.
-    pub(super) sockets: Vec<PathBuf>,
+    /// Files and sockets in folders that the system itself is in.
+    pub(super) files: Vec<PathBuf>,
 }
 
 /// Sockets at paths, as proc_net_unix(5) lists them; none, where the system does not say. A path that another user's mounts
@@ -53,7 +53,7 @@ pub(super) fn hidden(sockets: &[PathBuf], shown: &[PathBuf], mounts: &[Mount]) -
                 continue;
             }
             let (list, path) = match is_system(&folder) {
-                true => (&mut hidden.sockets, folder.join(name)),
+                true => (&mut hidden.files, folder.join(name)),
                 false => (&mut hidden.folders, folder),
             };
             if !list.contains(&path) {
@@ -102,7 +102,7 @@ mod tests {
             ("/opt/none/x.sock", &["/opt/none/work"], &["/opt/none"], &[]),
         ] {
             let found = hidden(&paths(&[socket, socket]), &paths(shown), &[]);
-            assert_eq!(found, Hidden { folders: paths(folders), sockets: paths(sockets) }, "{socket} {shown:?}");
+            assert_eq!(found, Hidden { folders: paths(folders), files: paths(sockets) }, "{socket} {shown:?}");
         }
     }
 }

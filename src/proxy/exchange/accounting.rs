@@ -13,10 +13,11 @@ use tracing::{Level, debug, enabled};
 
 use crate::client_keys::{ClientKey, KeyInUse};
 use crate::platform::clock;
-use crate::proxy::connection::Stream;
+use crate::proxy::connection::{Lost, Stream};
 use crate::proxy::exchange::body::ResponseBody;
 use crate::proxy::local_table::{LocalRoute, LocalTable};
 use crate::proxy::note::{Note, Origin};
+use crate::proxy::policy::between_events::BetweenEvents;
 use crate::proxy::policy::error::{Check, ProxyError};
 use crate::proxy::upstream::BodyError;
 use crate::token_source::Published;
@@ -24,24 +25,50 @@ use crate::token_source::Published;
 /// A response's body, and the exchange that ends when this is dropped: sent, broken off, or nobody left to send it to.
 pub(crate) struct Counted {
     body: ResponseBody,
+    farewell: Option<Box<Farewell>>,
     /// `None` for a refusal that began none.
     exchange: Option<Exchange>,
 }
 
 impl Counted {
     /// Ties the exchange's end to the body's.
-    pub(crate) fn new(body: ResponseBody, exchange: Exchange) -> Self {
-        Self { body, exchange: Some(exchange) }
+    pub(crate) fn new(body: ResponseBody, mut exchange: Exchange) -> Self {
+        let farewell = exchange.farewell.take();
+        exchange.stream.says_farewell(farewell.is_some());
+        Self { body, farewell, exchange: Some(exchange) }
     }
 
     /// The same exchange, of whose response the client gets the head alone.
     pub(crate) fn without_content(self) -> Self {
-        Self { body: ResponseBody::Empty, ..self }
+        Self { body: ResponseBody::Empty, farewell: None, ..self }
     }
 
     /// A text of our own, in response to what was no exchange.
     pub(crate) fn without_exchange(text: Bytes) -> Self {
-        Self { body: ResponseBody::Full(text), exchange: None }
+        Self { body: ResponseBody::Full(text), farewell: None, exchange: None }
+    }
+}
+
+/// How a stream of events ends that has lost its right: with an event that says why.
+pub(crate) struct Farewell {
+    events: BetweenEvents,
+    event: Box<dyn Fn(Lost) -> Bytes>,
+    is_said: bool,
+}
+
+impl Farewell {
+    pub(crate) fn new(event: impl Fn(Lost) -> Bytes + 'static) -> Self {
+        Self { events: BetweenEvents::new(), event: Box::new(event), is_said: false }
+    }
+}
+
+impl Counted {
+    /// What comes in the place of the next frame, where the right is lost and an event can be put in: the reason, then the end.
+    fn farewell(&mut self) -> Option<Option<Bytes>> {
+        let lost = self.exchange.as_ref()?.stream.lost()?;
+        let farewell = self.farewell.as_mut().filter(|farewell| farewell.events.is_between())?;
+        let is_said = std::mem::replace(&mut farewell.is_said, true);
+        Some((!is_said).then(|| (farewell.event)(lost)))
     }
 }
 
@@ -50,7 +77,17 @@ impl Body for Counted {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(instead) = self.farewell() {
+            return Poll::Ready(instead.map(|event| Ok(Frame::data(event))));
+        }
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if let Self { farewell: Some(farewell), exchange: Some(exchange), .. } = &mut *self
+            && let Some(Ok(frame)) = &frame
+            && let Some(data) = frame.data_ref()
+        {
+            farewell.events.feed(data);
+            exchange.stream.says_farewell(farewell.events.is_between());
+        }
         if let Some(exchange) = &self.exchange
             && let Some(Ok(frame)) = &frame
             && let Some(data) = frame.data_ref()
@@ -84,6 +121,8 @@ pub(crate) struct Exchange {
     key: Option<Arc<ClientKey>>,
     /// The same, once it has let the request through.
     in_use: Option<KeyInUse>,
+    /// How its response ends, should its right be lost.
+    farewell: Option<Box<Farewell>>,
 }
 
 impl Exchange {
@@ -97,7 +136,22 @@ impl Exchange {
         });
         let log = enabled!(Level::DEBUG).then(|| request.method().clone());
         let began = clock::instant();
-        Self { stream: stream.clone(), route: None, began, log, note, status: StatusCode::OK, key: None, in_use: None }
+        Self {
+            stream: stream.clone(),
+            route: None,
+            began,
+            log,
+            note,
+            status: StatusCode::OK,
+            key: None,
+            in_use: None,
+            farewell: None,
+        }
+    }
+
+    /// The response is a stream of events, and ends with one that says why it does.
+    pub(crate) fn ends_with(&mut self, farewell: Farewell) {
+        self.farewell = Some(Box::new(farewell));
     }
 
     pub(crate) fn is_keyed(&mut self, key: &Arc<ClientKey>) {

@@ -6,7 +6,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, LOCATION, VARY, VIA};
+use hyper::header::{
+    CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, LOCATION, VARY, VIA,
+};
 use hyper::{Method, Request, Response, StatusCode, Version};
 use tracing::debug;
 
@@ -17,7 +19,7 @@ use crate::platform::clock;
 use crate::platform::request_rest;
 use crate::proxy::authorization::{Authorization, Rejection};
 use crate::proxy::connection::{Authority, Connection, Lost, Stream};
-use crate::proxy::exchange::accounting::{Counted, Exchange};
+use crate::proxy::exchange::accounting::{Counted, Exchange, Farewell};
 use crate::proxy::exchange::body::{Overheard, ResponseBody};
 use crate::proxy::exchange::forward::{
     RequestContext, clean, in_time, no_token, renewed_token, send_error, upstream_error,
@@ -177,16 +179,43 @@ async fn carry_out(
     exchange.goes_up_with(authorization.token()); // it may be another one by now
     // looked at now, as a second sending uses it up
     let refused = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].contains(&response.status());
-    let sent = if route.config.mcp.is_some() && refused { kept.as_ref().and_then(mcp::sent) } else { None };
+    let is_stream = mcp::is_in_events(response.headers());
+    let sent =
+        if route.config.mcp.is_some() && (refused || is_stream) { kept.as_ref().and_then(mcp::sent) } else { None };
     if authorization.judge(&response) == Some(Rejection::Renew) {
         let response = Box::pin(after_401(stream, &target.local, authorization, place, kept, response, context)).await;
-        return response.or_else(|error| in_json_rpc(stream, exchange, error, sent));
+        return in_mcp(stream, exchange, response, sent);
     }
     let token = authorization.token();
     if response.status().is_success() {
         route.tokens.worked(token, place, || exchange.began.elapsed());
     }
-    respond(route, response, token, &context).or_else(|error| in_json_rpc(stream, exchange, error, sent))
+    in_mcp(stream, exchange, respond(route, response, token, &context), sent)
+}
+
+/// What has come of a request, as its MCP client is told, if it is one.
+fn in_mcp(
+    stream: &Stream,
+    exchange: &mut Exchange,
+    outcome: Result<Response<ResponseBody>, ProxyError>,
+    sent: Option<Vec<Message>>,
+) -> Result<Response<ResponseBody>, ProxyError> {
+    let response = match outcome {
+        Ok(response) => response,
+        Err(error) => return in_json_rpc(stream, exchange, error, sent),
+    };
+    let authority = stream.authority().filter(|authority| authority.route().config.mcp.is_some());
+    let headers = response.headers();
+    // where a length is stated, or the text is compressed, nothing can be put in
+    let takes_an_event = response.status().is_success()
+        && mcp::is_in_events(headers)
+        && !headers.contains_key(CONTENT_LENGTH)
+        && !headers.contains_key(CONTENT_ENCODING);
+    if let Some(authority) = authority.filter(|_| takes_an_event) {
+        let sent = sent.unwrap_or_default();
+        exchange.ends_with(Farewell::new(move |lost| why(&authority, lost).in_event(&sent)));
+    }
+    Ok(response)
 }
 
 /// The refusal of a message that has been sent, so that its client shows what a person can do; otherwise the refusal as it is.
@@ -285,15 +314,16 @@ fn find(
     let (ingress, path) = (&connection.ingress, request.uri().path());
     route::check_path(path)?;
     let found = match ingress.names_upstreams() {
-        false => ingress.find(|name| table.shared.position(name), host, path),
+        false => ingress.find(|name| table.shared.position(name), host, path).ok_or(ProxyError::NoRoute)?,
         true => {
             let field = request.headers().get(HOST).and_then(|host| host.to_str().ok());
             let authority = field.or_else(|| request.uri().authority().map(|authority| authority.as_str()));
             let routes = table.shared.routes.iter().map(|route| &route.config);
-            authority.and_then(|authority| route::find_by_upstream(routes, &ingress.scope, authority, path))
+            let authority = authority.ok_or(ProxyError::NoRoute)?;
+            route::find_by_upstream(routes.clone(), &ingress.scope, authority, path)
+                .ok_or_else(|| ProxyError::NoRouteThere(route::upstreams_at(routes, &ingress.scope, authority)))?
         }
     };
-    let found = found.ok_or(ProxyError::NoRoute)?;
     let is_shared = found.prefix > 0 && connection.ingress.is_tcp();
     Ok(Target { local: table.routes[found.index].clone(), found, is_shared })
 }
@@ -469,9 +499,16 @@ fn refused_key(refusal: Refusal) -> ProxyError {
 fn no_right(stream: &Stream, lost: Lost) -> ProxyError {
     let authority = stream.is_independent();
     match (lost, authority) {
-        (Lost::Key(refusal), _) => refused_key(refusal),
-        (Lost::Account, Some(authority)) => no_token(authority.route(), authority.route().tokens.why_withdrawn()),
+        (Lost::Key(refusal), None) => refused_key(refusal),
+        (lost, Some(authority)) => why(&authority, lost),
         (Lost::Account, None) => unreachable!("what is lost was there"),
+    }
+}
+
+fn why(authority: &Authority, lost: Lost) -> ProxyError {
+    match lost {
+        Lost::Key(refusal) => refused_key(refusal),
+        Lost::Account => no_token(authority.route(), authority.route().tokens.why_withdrawn()),
     }
 }
 

@@ -2,6 +2,8 @@
 
 use hyper::header::{HeaderMap, WWW_AUTHENTICATE};
 
+use crate::oauth::challenge;
+
 /// Longer lists of scopes are not repeated.
 const LONGEST: usize = 500;
 
@@ -9,32 +11,15 @@ const LONGEST: usize = 500;
 /// they come to stand in a command that a person runs.
 pub(crate) fn lacking_scope(headers: &HeaderMap) -> Option<String> {
     let challenges = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
-    let mut lacking = challenges.filter(|challenge| challenge.contains("insufficient_scope"));
-    let challenge = lacking.next()?;
-    Some(parameter(challenge, "scope").filter(|scope| is_plain(scope)).unwrap_or_default())
+    let mut lacking = challenges.filter(|field| field.contains("insufficient_scope"));
+    let field = lacking.next()?;
+    Some(challenge::parameter(field, "scope").filter(|scope| is_plain(scope)).unwrap_or_default())
 }
 
 fn is_plain(scope: &str) -> bool {
     let good = |byte: u8| byte.is_ascii_alphanumeric() || b" :/._-+*@=,".contains(&byte);
     // what begins with a dash would be an option
     scope.len() <= LONGEST && scope.bytes().all(good) && !scope.starts_with('-')
-}
-
-/// A parameter's value, in quotes or without.
-fn parameter(challenge: &str, name: &str) -> Option<String> {
-    let mut rest = challenge;
-    loop {
-        let at = rest.find(name)?;
-        let before = rest[..at].trim_end_matches([' ', '\t']);
-        let begins = before.is_empty() || before.ends_with(',') || before.len() < at;
-        rest = &rest[at + name.len()..];
-        let Some(value) = rest.trim_start().strip_prefix('=').filter(|_| begins) else { continue };
-        let value = value.trim_start();
-        return Some(match value.strip_prefix('"') {
-            Some(quoted) => quoted.split('"').next()?.to_owned(),
-            None => value.split([',', ' ']).next()?.to_owned(),
-        });
-    }
 }
 
 #[cfg(test)]

@@ -32,6 +32,8 @@ pub(crate) const STORAGE: &str = "\"storage\"";
 pub(crate) enum ProxyError {
     /// Neither the path's first segment nor the host name is a route's.
     NoRoute,
+    /// None of the routes that a command was given leads to this path of a host; these are where those of the host lead to.
+    NoRouteThere(Vec<String>),
     /// The guard said no.
     NotAllowed(Check),
     /// The client key is good, but not for this route, which a redirect of another one may have led to.
@@ -153,7 +155,11 @@ impl ProxyError {
         match self {
             Self::NothingToDiscover => true,
             Self::TokenRefused { .. } | Self::ScopeRequired { .. } => false,
-            Self::NoRoute | Self::NotAllowed(_) | Self::KeyLacksRoute(_) | Self::KeyLacksMessage(_) => true,
+            Self::NoRoute
+            | Self::NoRouteThere(_)
+            | Self::NotAllowed(_)
+            | Self::KeyLacksRoute(_)
+            | Self::KeyLacksMessage(_) => true,
             Self::ForbiddenByRoute | Self::MethodNotAllowed => true,
             Self::ForbiddenByRules | Self::ForbiddenMessage(_) | Self::ForbiddenByScrub => true,
             Self::TooManyRequests { .. } | Self::TooManyAtOnce => true,
@@ -263,6 +269,24 @@ impl ProxyError {
         Some(response)
     }
 
+    /// The same as an event at the end of an MCP server's stream: in response to the requests among messages, or, where there
+    /// is none, as a message for the person (MCP, utilities/logging).
+    pub(crate) fn in_event(&self, messages: &[Message]) -> Bytes {
+        let says = match self.in_json_rpc(messages) {
+            Some(response) => String::from_utf8_lossy(response.body()).into_owned(),
+            None => {
+                let problem = self.problem();
+                let mut data = Map::new();
+                data.insert("type".into(), format!("urn:valetd:problem:{}", problem.kind).into());
+                data.insert("message".into(), format!("valetd: {}", problem.detail).into());
+                self.add_members(&mut data, &Advice::default());
+                let params = json!({"level": "error", "logger": "valetd", "data": data});
+                json!({"jsonrpc": "2.0", "method": "notifications/message", "params": params}).to_string()
+            }
+        };
+        format!("event: message\ndata: {says}\n\n").into()
+    }
+
     fn problem(&self) -> Problem {
         match self {
             Self::NoRoute => Problem {
@@ -271,6 +295,20 @@ impl ProxyError {
                 title: "No such route",
                 proxy_error: "destination_not_found",
                 detail: "Neither the first segment of the path nor the host name is the name of a route.".to_owned(),
+            },
+            Self::NoRouteThere(addresses) => Problem {
+                status: StatusCode::NOT_FOUND,
+                kind: "no-route",
+                title: "No such route",
+                proxy_error: "destination_not_found",
+                detail: match addresses.is_empty() {
+                    true => "No route that the command was given leads to this host.".to_owned(),
+                    false => format!(
+                        "No route that the command was given leads to this path: on this host they lead to {}. The host \
+                         was not asked. A route to all of it has an upstream without a path.",
+                        addresses.join(", ")
+                    ),
+                },
             },
             Self::NotAllowed(check) => Problem {
                 status: StatusCode::FORBIDDEN,
@@ -474,6 +512,9 @@ impl ProxyError {
         match self {
             Self::NoRoute => {
                 document.insert("routes".into(), json!(advice.routes));
+            }
+            Self::NoRouteThere(addresses) => {
+                document.insert("upstreams".into(), json!(addresses));
             }
             Self::SignInRequired { account, why } => {
                 document.insert("account".into(), account.as_str().into());
@@ -703,6 +744,7 @@ mod tests {
             ProxyError::TokenUnavailable { account: account.clone(), retry_after: Duration::ZERO, because: None };
         let rows = [
             (ProxyError::NoRoute, 404, "no-route", "destination_not_found"),
+            (ProxyError::NoRouteThere(Vec::new()), 404, "no-route", "destination_not_found"),
             (ProxyError::NotAllowed(Check::Host), 403, "not-allowed", "http_request_denied"),
             (ProxyError::ForbiddenByRoute, 403, "forbidden-by-route", "http_request_denied"),
             (ProxyError::ForbiddenByRules, 403, "forbidden-by-route", "http_request_denied"),

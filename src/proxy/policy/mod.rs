@@ -1,5 +1,6 @@
 //! What is decided about requests and responses. Pure.
 
+pub(super) mod between_events;
 pub(super) mod challenge;
 pub(super) mod client_key;
 pub(super) mod endpoint_event;

@@ -78,6 +78,21 @@ pub(crate) fn find_by_upstream<'a>(
     Some(Found { index, prefix: route.upstream.base_path.len() })
 }
 
+/// Where the routes of a scope lead to on the upstream that the client names, each once.
+pub(crate) fn upstreams_at<'a>(routes: impl Iterator<Item = &'a Route>, scope: &Scope, authority: &str) -> Vec<String> {
+    let Some(authority) = Authority::parse(authority) else { return Vec::new() };
+    let of = |route: &'a Route| {
+        let origin = &route.upstream.origin;
+        let scheme = if origin.tls { "https" } else { "http" };
+        (scope.has(route.name.as_str()) && is_of(scheme, authority, origin))
+            .then(|| format!("{origin}{}", route.upstream.base_path))
+    };
+    let mut found: Vec<String> = routes.filter_map(of).collect();
+    found.sort();
+    found.dedup();
+    found
+}
+
 /// The target upstream: base path, the path without its first `prefix` bytes, and the query, in one buffer. `None` if
 /// the target can stay as it is.
 pub(crate) fn target(base_path: &str, prefix: usize, target: &Uri) -> Option<Uri> {

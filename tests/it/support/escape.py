@@ -123,6 +123,16 @@ for name in ["state", "config", "secret", "temporary", "runtime"]:
 for path in ["/var/run/docker.sock", "/run/docker.sock", "/run/dbus/system_bus_socket", "/run/user", "/sys/kernel", "/dev/mem",
              "/dev/kmsg", "/root/.ssh", "/home", "/mnt", "/srv"]:
     attempt(path, reads(path))
+def private():
+    """Files of the system's settings that are for some alone."""
+    found = [os.path.join(folder, name) for folder, _, files in os.walk("/etc") for name in files]
+    found = [path for path in found if os.path.isfile(path) and not os.path.islink(path)]
+    return [path for path in found if not os.stat(path).st_mode & 0o004]
+
+
+attempt("what is for some alone in /etc", private)
+for path in ["/etc/shadow", "/etc/gshadow", "/etc/ssl/private", "/etc/ssh/ssh_host_ed25519_key"]:
+    attempt(path, reads(path))
 for path in ["/usr/bin/x", "/etc/hosts", "/etc/ssl/certs/ca-certificates.crt", "/run/valetd/hosts", "/run/valetd/x"]:
     attempt(f"writing {path}", writes(path))
 
