@@ -11,6 +11,7 @@ use crate::advice::advised;
 use crate::platform::io_error::words;
 use crate::platform::paths::FolderError;
 use crate::platform::paths::{READ_ONLY, shell_word};
+use crate::platform::random::NoRandomNumbers;
 
 /// Why something could not be stored or read. Each is one sentence with its remedy, and names no secret.
 #[derive(Debug, thiserror::Error)]
@@ -197,6 +198,11 @@ fn remedy(action: &str, error: &io::Error) -> &'static str {
         io::ErrorKind::PermissionDenied => ": check who owns the folder and whether a sandbox forbids writing to it",
         _ => "",
     }
+}
+
+/// What nothing can be sealed without.
+pub(super) fn no_randomness(path: PathBuf) -> StoreError {
+    StoreError::Io { action: "seal", path, error: io::Error::other(NoRandomNumbers) }
 }
 
 pub(super) fn io_error(action: &'static str, path: &Path, error: io::Error) -> StoreError {

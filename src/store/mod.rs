@@ -239,9 +239,12 @@ pub(crate) struct SealedWith {
 
 impl SealState {
     fn of(sealing: &Sealing) -> Self {
-        let active = sealing.ring().and_then(|ring| Some((ring, ring.active_key()?)));
+        let locked = sealing.shut().map(Unreadable::into_words);
+        let ring = sealing.ring();
+        // where unsealing was cut short, records are sealed still
+        let key = ring.and_then(|ring| ring.active_key().or_else(|| ring.keys.last().filter(|_| locked.is_some())));
         let is_recovery = |slot: &&seal::Slot| slot.source == Kind::Recovery.name();
-        let sealed = active.map(|(ring, key)| SealedWith {
+        let sealed = ring.zip(key).map(|(ring, key)| SealedWith {
             key: key.id.to_string(),
             since: key.made_at,
             source: key
@@ -253,8 +256,7 @@ impl SealState {
             because: ring.because.clone(),
             has_recovery: key.slots.iter().any(|slot| is_recovery(&slot)),
         });
-        let (locked, doubt) = (sealing.shut().map(Unreadable::into_words), sealing.doubt().cloned());
-        Self { sealed, locked, doubt }
+        Self { sealed, locked, doubt: sealing.doubt().cloned() }
     }
 }
 
