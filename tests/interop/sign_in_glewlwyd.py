@@ -18,9 +18,9 @@ def main():
         return (f'[account.{name}]\nissuer = "{issuer}"\n{client}\nscopes = ["openid", "read"]\nredirect = "{back}"\n'
                 f'sign_in = {ways}\nupstream = "{issuer}"\n')
 
-    # at registration it has another name for device codes than RFC 8628 section 3.4
     valetd = Valetd(account("lab", 'client_id = "valetd"', '["browser", "device"]')
-                    + account("new", 'client = "register"', '["browser"]')).start()
+                    + account("new", 'client = "register"', '["browser"]')
+                    + account("devices", 'client = "register"', '["device"]')).start()
     walk(valetd, SERVER, shown="[A-Za-z0-9]{32};", SCRIPTED=1)  # its subjects are random, by client
     sign_out(valetd, SERVER)
     walk_device(valetd, SERVER, SCRIPTED=1)
@@ -33,6 +33,11 @@ def main():
         terminal = Terminal(valetd, "new", "--no-browser")
         status, shown = terminal.end()
         assert (valetd.home / "state" / "valetd" / "new.client.json").exists(), shown
+        assert status == 1 and "answered 403" in shown, shown
+    with feature(SERVER, "registration of devices", "a client registers itself for device codes, by the server's own name"):
+        # at registration it has another name for them than RFC 8628 section 3.4, and then the same wish as above
+        status, shown = Terminal(valetd, "devices", "--no-browser", "--no-qr").end()
+        assert (valetd.home / "state" / "valetd" / "devices.client.json").exists(), shown
         assert status == 1 and "answered 403" in shown, shown
 
 
