@@ -156,7 +156,7 @@ fn facts(paths: &Paths) -> MachineFacts {
 /// What is public of the clients that were registered, by account; what cannot be read, or is another account's, is as if it
 /// were not there. Their secrets are the store's, which may be sealed, and is opened after the configuration has been read.
 fn registered_clients(state_dir: &Path) -> BTreeMap<String, RegisteredClient> {
-    kept_files(state_dir, Registration::account_of, |bytes, account| RegisteredClient::read_file(bytes, account))
+    kept_files(state_dir, Registration::account_of, RegisteredClient::read_file)
 }
 
 /// What is kept of issuers in the state folder, by account. What cannot be read, or is somebody else's, is as if it were not
