@@ -67,7 +67,9 @@
 //!
 //! **A sign-in** runs in the person's own process ([`sign_in`], one file a way); its result is handed to the daemon over
 //! the control socket, or saved under the store's lock if none runs ([`sign_in::offline`]). What is handed in is tried by one
-//! renewal before it takes the place of what is stored: `renewer/trials.rs`, and [`sign_in::offline`] alike.
+//! renewal before it takes the place of what is stored: `renewer/trials.rs`, and [`sign_in::offline`] alike. The secret of a
+//! client that was registered ([`oauth::rfc7591`]) is asked of the store, by the daemon itself when it renews, and for a person's
+//! process through the daemon (`cli/registered.rs`): the configuration knows no more of it than that it is there.
 //!
 //! **A command of `exec --intercept`** asks the proxy of [`intercept`], which runs in the process of `exec`: TLS for a route's
 //! host ends there, and the request goes to a socket that the daemon has lent (`daemon/own_address.rs`), where it names the

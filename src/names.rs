@@ -40,7 +40,7 @@ pub(crate) fn did_you_mean<'c>(word: &str, candidates: impl IntoIterator<Item = 
 }
 
 /// The candidate that was probably meant: few letters were left out, added, exchanged or swapped.
-fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
+pub(crate) fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
     let distance = |candidate: &str| strsim::damerau_levenshtein(word, candidate);
     let tolerated = |candidate: &str| 1 + candidate.len().min(word.len()) / 4;
     let close = candidates.into_iter().filter(|candidate| distance(candidate) <= tolerated(candidate));

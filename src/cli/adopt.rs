@@ -14,7 +14,7 @@ use crate::control::client::{Client, ClientError};
 use crate::secret::Secret;
 use crate::store::Adoption;
 
-/// Use a credential here that was last used on another machine
+/// Use a credential here that was last used on another machine, or put back
 #[derive(clap::Args, Debug)]
 #[command(
     long_about = "\
@@ -22,7 +22,11 @@ Use a credential here that was last used on another machine: after a move to a
 new machine, or from a backup. Two machines that renew one sign-in look to the
 server like a theft, and it may revoke both. So a record that was copied is not
 used before somebody says that this is the only machine now. Where another one
-goes on with it, sign in here instead: valetd login.",
+goes on with it, sign in here instead: valetd login.
+
+In a sealed store, a record that was put back as it was earlier is not used
+either (older-copy), as its refresh token is probably spent. Adopt it if it is
+the latest all the same; from then on it is.",
     after_help = "\
 Examples:
   valetd adopt gbdx

@@ -12,6 +12,7 @@ use crate::advice::advised;
 use crate::config::SealSetting;
 use crate::config_files::unusable_authorities;
 use crate::daemon::other_than_listed;
+use crate::platform::log;
 use crate::store::{self, SealState};
 
 /// Check the configuration file and print every problem in it
@@ -102,7 +103,12 @@ fn look(options: &Options) -> Result<Outcome, Failure> {
         .then(|| format!("store.lock.all has no effect before credentials are sealed; {}", advised("seal on")));
     let doubt = kept.doubt.clone();
     let unsealed = unsealed(&config.store.seal, kept);
-    let warnings = warnings.into_iter().chain(differs).chain(unsealed).chain(forgets_nothing).chain(doubt).collect();
+    let filter = log::chosen(options.log.as_deref()).map(|filter| match log::checked_filter(&filter) {
+        Ok(filter) => log::unknown_modules(&filter),
+        Err(unreadable) => vec![format!("no daemon could be started with this RUST_LOG: {unreadable}")],
+    });
+    let warnings = warnings.into_iter().chain(differs).chain(unsealed).chain(forgets_nothing).chain(doubt);
+    let warnings = warnings.chain(filter.into_iter().flatten()).collect();
     let (accounts, routes) = (Some(config.accounts.len()), Some(config.routes.len()));
     Ok(Outcome { schema: 1, ok: true, file, accounts, routes, problems: Vec::new(), warnings })
 }

@@ -11,7 +11,7 @@ use crate::config::{self, Account, AccountId, Config, Problem};
 use crate::config_files;
 use crate::names::UnknownName;
 use crate::platform::clock;
-use crate::platform::paths::{Overrides, Paths};
+use crate::platform::paths::Paths;
 use crate::store::StoreError;
 
 /// Where a verb finds things, the socket of the daemon that runs included.
@@ -22,8 +22,7 @@ pub(super) fn places(options: &Options) -> Result<Paths, Failure> {
 
 /// Where a daemon that is started now finds and leaves things.
 pub(super) fn places_to_run_in(options: &Options) -> Result<Paths, Failure> {
-    let Options { config, state_dir, socket, log: _, log_format: _ } = options.clone();
-    Paths::find(Overrides { config, state_dir, socket }).map_err(Failure::new)
+    Paths::find(options.overrides()).map_err(Failure::new)
 }
 
 /// A configuration that can be used, and what is strange about it.

@@ -3,9 +3,10 @@
 use super::configuration::places;
 use super::failure::{Exit, Failure};
 use super::options::Options;
-use super::output::print;
+use super::output::{print, remark};
 use super::runtime::block_on;
 use crate::control::client::Client;
+use crate::platform::log;
 
 /// Show what the running daemon logs, or change it
 #[derive(clap::Args, Debug)]
@@ -37,5 +38,6 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
     })?;
     let filter = said.map_err(|error| Failure::of_call(error, options).while_doing("asking for the log"))?;
     print(&format!("{filter}\n"))?;
+    log::unknown_modules(&filter).iter().for_each(|words| remark(words));
     Ok(Exit::Fine)
 }

@@ -11,6 +11,7 @@ use super::configuration::{
 };
 use super::discovered;
 use super::failure::{Exit, Failure};
+use super::holder::listens_elsewhere;
 use super::manager::start_command;
 use super::opening::{ask_passphrase, of_store, takes_passphrase, unlocked};
 use super::options::Options;
@@ -39,7 +40,7 @@ use crate::sign_in::{
     self, Ending, LastPage, SignInError, SignedIn, Wishes, exchange, handed_in, import, offline, password, paste,
     pasted,
 };
-use crate::store::{Store, StoreError, Trial, Turn, open_store_with};
+use crate::store::{Store, StoreError, Trial, Turn, open_store, open_store_with};
 use crate::token_endpoint::TokenEndpoint;
 
 /// Sign in to an account
@@ -122,7 +123,7 @@ pub(super) struct Arguments {
     /// Sign in with a code, or an address, that is pasted
     #[arg(long, group = "way", conflicts_with = "username")]
     paste: bool,
-    /// Ask the provider who is signed in, and change nothing
+    /// Have the daemon ask the provider who is signed in, and change nothing
     #[arg(long, conflicts_with_all = ["way", "username", "term", "untried", "switch_user"])]
     check: bool,
     /// Let another person take the place of the one who is signed in
@@ -203,9 +204,36 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
 fn check(options: &Options, id: &AccountId) -> Result<Exit, Failure> {
     let places = places(options)?;
     let asked = block_on(async { Client::connect(&places.socket).await?.who_is(id.as_str()).await })?;
-    let words = asked.map_err(|error| Failure::of_call(error, options))?;
+    let words = match asked {
+        Err(error @ ClientError::NotRunning(_)) => return Err(unchecked(options, &places, id, error)),
+        asked => asked.map_err(|error| Failure::of_call(error, options))?,
+    };
     print(&format!("{id}: {}\n", printable(&words)))?;
     Ok(Exit::Fine)
+}
+
+/// What is said where no daemon could ask: what is known here of who has signed in, and what to start. A renewal here, for an
+/// access token to ask with, could spend the refresh token, and the promise is to change nothing.
+fn unchecked(options: &Options, places: &Paths, id: &AccountId, error: ClientError) -> Failure {
+    let failure = Failure::of_call(error, options);
+    let Ok(Loaded { config, .. }) = load_config(places) else { return failure };
+    if let Err(unknown) = account_of(&config, id) {
+        return unknown;
+    }
+    // a store that cannot be read says so where it is used
+    let Some(Ok(record)) = open_store(places, &config).ok().map(|store| store.load(id)) else { return failure };
+    let login = advised(format_args!("login {id}"));
+    let Some(record) = record else {
+        return Failure::say("nobody is signed in").with_remedy(login).with_exit(Exit::SignInRequired);
+    };
+    let who = match (&record.identity, &record.person) {
+        (Some(name), _) => printable(name),
+        (None, Some(person)) => printable(&person.subject),
+        (None, None) => "somebody who is not known".to_owned(),
+    };
+    let start = failure.remedy.clone().unwrap_or_default();
+    let failure = failure.while_doing(format!("{who} has signed in; what the provider says now, a daemon has to ask"));
+    failure.with_remedy(format!("{start}; then: {login} --check"))
 }
 
 fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
@@ -231,6 +259,9 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
     let mut passphrase = None;
     match block_on(async { Client::connect(&places.socket).await?.status().await })? {
         Err(error @ ClientError::Foreign { .. }) => return Err(Failure::of_call(error, options)),
+        Err(error @ ClientError::NotRunning(_)) if listens_elsewhere(&places.state_dir, &places.socket).is_some() => {
+            return Err(Failure::of_call(error, options));
+        }
         Err(ClientError::NotRunning(_)) => {
             passphrase = takes_passphrase(&places).then(ask_passphrase).transpose()?;
             could_be_saved(&places, &config, passphrase.clone())?;
@@ -525,6 +556,7 @@ fn failure_of(error: SignInError, account: &Account) -> Failure {
         SignInError::Unasked(_) | SignInError::NoWay(_) | SignInError::NotACode(_) => Exit::Failed,
         SignInError::NotExchanged(_) | SignInError::ClientRefused(_) => Exit::Failed,
         SignInError::Unreached(_) | SignInError::NotHere(_) => Exit::Failed,
+        SignInError::WrongPassword(_) | SignInError::NotNow { .. } => Exit::Failed,
         SignInError::NothingLasting(_) | SignInError::UnderWay(_) => Exit::Failed,
         // nobody has signed in, and somebody still must
         SignInError::Denied(_) | SignInError::TooLate => Exit::SignInRequired,
@@ -611,7 +643,8 @@ impl Delivery<'_> {
         remark(&format!("{}: the refresh token {words}: {why}", self.account.id));
         let endpoint = TokenEndpoint::new(HttpClient::from_environment());
         let brought = match block_on(exchange::redeem(self.account, &endpoint, password))? {
-            Err(SignInError::Unreached(_)) => unproven, // nobody could be asked: it is as good as it was
+            // nobody could be asked: it is as good as it was
+            Err(SignInError::Unreached(_) | SignInError::NotNow { status: 300..400 | 429 | 500.., .. }) => unproven,
             Err(error) => return Err(not_signed_in(registry, self.account, error)),
             Ok(brought) => meant(brought),
         };

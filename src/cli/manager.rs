@@ -7,10 +7,11 @@ use std::process::Command;
 
 use rustix::fs::StatVfsMountFlags;
 
+use super::holder::{how_to_reach, lock_holder};
 use super::options::Options;
 use crate::control::report::{DaemonReport, PROGRAM_REPLACED};
 use crate::platform::environment;
-use crate::platform::paths;
+use crate::platform::paths::{self, Paths};
 
 pub(super) const SERVICE: &str = "valetd.service";
 pub(super) const SOCKET: &str = "valetd.socket";
@@ -30,8 +31,13 @@ pub(super) fn start_command(options: &Options) -> String {
     }
 }
 
-/// What to do where no daemon runs, in a line: what starts it for good, and what does in this terminal.
+/// What to do where no daemon listens, in a line: how to talk to the one that holds the state folder all the same; or else
+/// what starts one for good, and what does in this terminal.
 pub(super) fn how_to_start(options: &Options) -> String {
+    let state_dir = Paths::find(options.overrides()).ok().map(|places| places.state_dir);
+    if let Some((folder, holder)) = state_dir.and_then(|folder| lock_holder(&folder).map(|holder| (folder, holder))) {
+        return how_to_reach(&folder, &holder);
+    }
     match start_command(options) {
         by_hand if by_hand.ends_with(" run") => format!("start it: {by_hand}"),
         for_good => format!("start it: {for_good}  (or, in this terminal: valetd run)"),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use crate::platform::log::checked_filter;
-use crate::platform::paths::shell_word;
+use crate::platform::paths::{Overrides, shell_word};
 
 /// What every verb understands.
 #[derive(Args, Clone, Default, Debug)]
@@ -37,6 +37,12 @@ pub(super) enum LogFormat {
 }
 
 impl Options {
+    /// What they say of places.
+    pub(super) fn overrides(&self) -> Overrides {
+        let Options { config, state_dir, socket, log: _, log_format: _ } = self.clone();
+        Overrides { config, state_dir, socket }
+    }
+
     /// How a person calls the program so that it finds the same places: `valetd` and the options that name them.
     pub(super) fn invocation(&self) -> String {
         let Options { config, state_dir, socket, log: _, log_format: _ } = self;

@@ -30,7 +30,7 @@ pub(super) fn perform(options: &Options, _: Arguments) -> Result<Exit, Failure> 
     let seed = std::process::id().into();
     let hardening = Some(harden::harden());
     descriptors::raise();
-    let warnings = Vec::new();
+    let warnings = log::unknown_modules(&log.filter());
     let log = Some(log);
     daemon::run(Surroundings { paths, invocation, inherited, warnings, seed, hardening, log }).map_err(Failure::new)?;
     Ok(Exit::Fine)

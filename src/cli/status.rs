@@ -201,9 +201,10 @@ fn page(seen: &Seen, lost: bool, width: usize, invocation: &str) -> String {
     out.push_str(&header(&report.daemon));
     out.push('\n');
     out.push_str(&no_account(&report, invocation));
-    let name_width = report.accounts.iter().map(|account| account.id.chars().count()).max().unwrap_or(0).min(20);
-    let words_width = 40;
-    let bar_width = width.saturating_sub(name_width + words_width + 4).clamp(10, 60);
+    let longest = report.accounts.iter().map(|account| account.id.chars().count()).max().unwrap_or(0);
+    let name_width = longest.min(20).min(width / 4);
+    let words_width = 40.min(width / 2);
+    let bar_width = width.saturating_sub(name_width + words_width + 4).clamp(5, 60);
     for account in &report.accounts {
         let life = life(account);
         let color = match (account.state, account.usable) {
@@ -386,15 +387,21 @@ fn accounts(report: &StatusReport, width: usize) -> String {
         () if without.width() <= width => (without, true),
         () => (accounts_table(report, 3, 0), false),
     };
+    // where a name leaves no room for what is said of it, it has a line of its own
+    let is_below = table.width() > width;
+    let table = if is_below { table.without_first() } else { table };
     let mut lines = table.lines().into_iter();
     let mut out = String::new();
     let mut push = |line: Option<String>| {
         out.push_str(line.unwrap_or_default().trim_end());
         out.push('\n');
     };
-    push(lines.next());
+    push(lines.next().map(|titles| if is_below { format!("{}  {titles}", styled("ACCOUNT:", BOLD)) } else { titles }));
     for (account, line) in report.accounts.iter().zip(lines) {
-        push(Some(line));
+        if is_below {
+            push(Some(format!("{}:", account.id)));
+        }
+        push(Some(if is_below { format!("  {line}") } else { line }));
         let next = Some(next(account)).filter(|next| !has_next && next != "-");
         for line in next.map(|next| format!("  {next}")).into_iter().chain(remarks(account, report)) {
             push(Some(line));
@@ -713,6 +720,28 @@ gbdx    120     0    0    2  <1s  http://localhost:8253/gbdx/
             assert_eq!(text.contains("\n  renews in "), !has_next, "{width}: {text}");
             assert!(!text.contains("SIGNED IN"), "{width}: {text}");
             assert_eq!(text.lines().any(|line| line.starts_with("  http://")), width < 70, "{width}: {text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_long_name_breaks_no_line_of_a_narrow_terminal() {
+        let mut report = report();
+        let long = "a-name-as-long-as-people-give-them-to-accounts-of-a-team";
+        report.accounts[0].id = long.into();
+        report.routes[0].name = long.into();
+        report.routes[0].account = long.into();
+        for width in [60, 80] {
+            let text = plain(&render(&report, "valetd", width));
+            assert!(text.contains(long) && text.contains("  usable            41 min left"), "{width}: {text}");
+            let seen = Seen { report: report.clone(), at: Instant::now() };
+            for text in [text, plain(&page(&seen, false, width, "valetd"))] {
+                // the others are broken as the terminal is, which has 80 columns here
+                let is_of_a_table =
+                    |line: &&str| line.contains(['█', '·']) || line.contains("a-name") || line.contains("  none");
+                for line in text.lines().filter(is_of_a_table).filter(|line| !line.contains("http://")) {
+                    assert!(line.chars().count() <= width, "{width}: {line:?} of {text}");
+                }
+            }
         }
     }
 

@@ -160,6 +160,14 @@ impl Table {
         self.rows.push(cells.into());
     }
 
+    /// The same without the first column.
+    pub(super) fn without_first(mut self) -> Self {
+        for row in &mut self.rows {
+            row.remove(0);
+        }
+        self
+    }
+
     /// How wide its lines are.
     pub(super) fn width(&self) -> usize {
         let widths = self.widths();

@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep};
 use super::arguments::parse_account;
 use super::configuration::places;
 use super::failure::{Exit, Failure};
+use super::holder::listens_elsewhere;
 use super::options::Options;
 use super::output::remark;
 use super::runtime::block_on;
@@ -16,6 +17,7 @@ use crate::config::AccountId;
 use crate::control::client::{Client, ClientError};
 use crate::control::report::{AccountReport, State, StatusReport};
 use crate::names::UnknownName;
+use crate::platform::paths::Paths;
 
 /// Wait until an account, or every account, is usable
 #[derive(clap::Args, Debug)]
@@ -95,6 +97,9 @@ pub(super) async fn until_usable(
                     outlook => outlook,
                 }
             }
+            Err(error) if !is_told && began.elapsed() >= WORTH_A_WORD && is_elsewhere(options, socket) => {
+                Outlook::InVain(Failure::of_call(error, options))
+            }
             Err(error) if error.is_unreachable() => {
                 if !is_told && began.elapsed() >= WORTH_A_WORD {
                     is_told = true;
@@ -110,6 +115,11 @@ pub(super) async fn until_usable(
             Outlook::Usable => {}
         }
     }
+}
+
+/// Whether the daemon of these places listens at another socket, so that none comes to listen at this one.
+fn is_elsewhere(options: &Options, socket: &std::path::Path) -> bool {
+    Paths::find(options.overrides()).is_ok_and(|places| listens_elsewhere(&places.state_dir, socket).is_some())
 }
 
 /// Looks once, over the connection that is open; a new daemon in the place of an old one is a reason to look again.

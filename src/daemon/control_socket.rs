@@ -1,6 +1,6 @@
 //! The control socket, and the sockets that a service manager has opened.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use tokio::net::UnixListener;
@@ -53,6 +53,11 @@ impl ControlSocket {
         };
         listener.set_nonblocking(true)?;
         Ok(Self { listener: UnixListener::from_std(listener)?, file })
+    }
+
+    /// Where it is.
+    pub(super) fn path(&self) -> Option<PathBuf> {
+        self.listener.local_addr().ok()?.as_pathname().map(Path::to_owned)
     }
 }
 

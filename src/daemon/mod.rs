@@ -198,6 +198,9 @@ impl Daemon {
 
         let mut inherited = Inherited::sort(inherited);
         let control = ControlSocket::open(&mut inherited, &paths.socket)?;
+        if let Some(socket) = control.path() {
+            store.say_socket(&socket);
+        }
         own_address::remove_lent_sockets(&paths.socket);
         let listeners = Listeners::inherited(inherited.http);
         // before the sandbox is drawn, which would hide the processes that have an address already

@@ -10,7 +10,7 @@ use super::reach;
 use crate::config::SignInMethod;
 use crate::config::{Account, Endpoint};
 use crate::http_client::{HttpClient, Outgoing, secret_body};
-use crate::oauth::rfc7591::{self, Registration, Wanted};
+use crate::oauth::rfc7591::{self, DEVICE_GRANTS, Registration, Wanted};
 
 /// Registers a client.
 ///
@@ -21,21 +21,29 @@ pub(crate) async fn register(http: &HttpClient, account: &Account) -> Result<Reg
     let Some(endpoint) = &account.server.registration else {
         return Err("the server names no registration_endpoint of its own host".to_owned());
     };
-    let wanted = Wanted {
-        redirect_uris: vec![account.sign_in.redirect.uri(None)],
-        scopes: &account.scopes,
-        device: account.sign_in.methods.contains(&SignInMethod::Device)
-            && account.server.device_authorization.is_some(),
+    let redirect_uris = [account.sign_in.redirect.uri(None)];
+    let asks_devices =
+        account.sign_in.methods.contains(&SignInMethod::Device) && account.server.device_authorization.is_some();
+    // a server may give device codes, and register no client for them, or none by their name: then the other ways are left
+    let mut names = DEVICE_GRANTS.into_iter().filter(|_| asks_devices);
+    let answer = loop {
+        let device = names.next();
+        let wanted = Wanted { redirect_uris: &redirect_uris, scopes: &account.scopes, device };
+        let answer = http.send(endpoint, reach(account), request(&wanted)).await.map_err(|error| error.to_string())?;
+        if device.is_none() || !rfc7591::refuses_metadata(answer.status.as_u16(), &answer.body) {
+            break answer;
+        }
     };
-    let mut fields = HeaderMap::new();
-    fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    fields.insert(ACCEPT, HeaderValue::from_static("application/json"));
-    let body = secret_body(&rfc7591::request(&wanted));
-    let request = Outgoing { method: Method::POST, fields, body };
-    let answer = http.send(endpoint, reach(account), request).await.map_err(|error| error.to_string())?;
     let host = endpoint.origin.authority();
     rfc7591::read(answer.status.as_u16(), &answer.body, &account.server.registrar())
         .map_err(|why| format!("{host} {why}"))
+}
+
+fn request(wanted: &Wanted<'_>) -> Outgoing {
+    let mut fields = HeaderMap::new();
+    fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    fields.insert(ACCEPT, HeaderValue::from_static("application/json"));
+    Outgoing { method: Method::POST, fields, body: secret_body(&rfc7591::request(wanted)) }
 }
 
 /// Takes an account's registration back at the server (RFC 7592), if it can be. Returns why it could not.

@@ -34,20 +34,30 @@ pub(crate) struct Registration {
 }
 
 /// What is asked for.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Wanted<'a> {
     /// The redirect URIs.
-    pub redirect_uris: Vec<String>,
+    pub redirect_uris: &'a [String],
     /// The scopes that will be asked for.
     pub scopes: &'a [String],
-    /// Whether device codes will be asked for.
-    pub device: bool,
+    /// The name of the grant for device codes, if they will be asked for.
+    pub device: Option<&'a str>,
+}
+
+/// What the grant for device codes is called at a registration, the best first: RFC 8628 section 3.4, and what glewlwyd (2.7)
+/// takes in its place, although its metadata announce the former.
+pub(crate) const DEVICE_GRANTS: [&str; 2] = ["urn:ietf:params:oauth:grant-type:device_code", "device_authorization"];
+
+/// Whether a response says that a server registers no client that is described so (RFC 7591 section 3.2.2).
+pub(crate) fn refuses_metadata(status: u16, body: &[u8]) -> bool {
+    let body: Value = serde_json::from_slice(body).unwrap_or_default();
+    status == 400 && body["error"] == "invalid_client_metadata"
 }
 
 /// The body of the request.
 pub(crate) fn request(wanted: &Wanted<'_>) -> String {
     let mut grants = vec!["authorization_code", "refresh_token"];
-    grants.extend(wanted.device.then_some("urn:ietf:params:oauth:grant-type:device_code"));
+    grants.extend(wanted.device);
     let mut body = json!({
         "client_name": "valetd",
         // without it OpenID Connect compares the port (Registration section 2, RFC 8252 section 7.3)
@@ -247,18 +257,15 @@ mod tests {
 
     #[test]
     fn a_native_client_without_a_secret_is_asked_for() {
-        let wanted = Wanted {
-            redirect_uris: vec!["http://127.0.0.1/callback".into()],
-            scopes: &["openid".into(), "x".into()],
-            device: true,
-        };
+        let (redirect_uris, scopes) = (["http://127.0.0.1/callback".to_owned()], ["openid".into(), "x".into()]);
+        let wanted = Wanted { redirect_uris: &redirect_uris, scopes: &scopes, device: Some(DEVICE_GRANTS[0]) };
         let body: Value = serde_json::from_str(&request(&wanted)).unwrap();
         assert_eq!(
             (&body["application_type"], &body["token_endpoint_auth_method"]),
             (&json!("native"), &json!("none"))
         );
         assert_eq!((&body["scope"], body["grant_types"].as_array().unwrap().len()), (&json!("openid x"), 3));
-        let bare = Wanted { scopes: &[], device: false, ..wanted };
+        let bare = Wanted { scopes: &[], device: None, ..wanted };
         let body: Value = serde_json::from_str(&request(&bare)).unwrap();
         assert!(body.get("scope").is_none() && body["grant_types"].as_array().unwrap().len() == 2);
     }

@@ -19,7 +19,7 @@ use super::clock::wall;
 use super::environment;
 pub(crate) use super::journal::is_treacherous;
 use super::journal::{Journal, priority, tame};
-use crate::names::did_you_mean;
+use crate::names::{did_you_mean, nearest};
 
 /// What the command line says about the log.
 #[derive(Clone, Default, Debug)]
@@ -83,8 +83,7 @@ impl LogHandle {
 ///
 /// If the filter cannot be read, or if there is a log already.
 pub(crate) fn init(options: Options) -> Result<LogHandle, LogError> {
-    let variable = || environment::text("RUST_LOG").filter(|filter| !filter.is_empty());
-    let filter = match (options.filter, variable()) {
+    let filter = match (options.filter, chosen(None)) {
         (Some(filter), _) => read_filter(&filter)?,
         (None, Some(filter)) => read_filter(&filter).map_err(|error| LogError(format!("RUST_LOG: {error}")))?,
         (None, None) => read_filter("info")?,
@@ -109,6 +108,76 @@ pub(crate) fn init(options: Options) -> Result<LogHandle, LogError> {
 pub(crate) fn checked_filter(filter: &str) -> Result<String, LogError> {
     read_filter(filter).map(|_| filter.to_owned())
 }
+
+/// The filter that is in force at the start if the command line says this of it, if either it or the environment says one.
+pub(crate) fn chosen(filter: Option<&str>) -> Option<String> {
+    filter.map(str::to_owned).or_else(|| environment::text("RUST_LOG").filter(|filter| !filter.is_empty()))
+}
+
+/// What is said of a filter that can be read and names modules where nothing is logged, in a sentence each. Pure.
+pub(crate) fn unknown_modules(filter: &str) -> Vec<String> {
+    let known: Vec<String> =
+        MODULES.iter().map(|module| format!("valetd::{module}")).chain(LIBRARIES.map(str::to_owned)).collect();
+    // as directives are applied: each counts for all that begins as it says
+    let is_known =
+        |name: &str| known.iter().any(|known| known.starts_with(name) || name.starts_with(&format!("{known}::")));
+    let named = filter.split(',').filter_map(|directive| directive.rsplit_once('='));
+    let named =
+        named.map(|(name, _)| name.split('[').next().unwrap_or_default().trim()).filter(|name| !name.is_empty());
+    let unknown = named.filter(|name| !is_known(name)).map(|name| {
+        let bare = name.rsplit("::").next().unwrap_or(name);
+        let near = nearest(bare, MODULES).map(|module| format!("valetd::{module}"));
+        let near = near.as_deref().or_else(|| nearest(name, known.iter().map(String::as_str)));
+        let near = near.map(|near| format!(" (did you mean {near:?}?)")).unwrap_or_default();
+        format!("the log filter names {name:?}, and no module of that name logs anything{near}")
+    });
+    unknown.collect()
+}
+
+/// The modules of this program, as `lib.rs` has them.
+const MODULES: [&str; 37] = [
+    "accounts",
+    "advice",
+    "audit",
+    "bridge",
+    "cli",
+    "client_keys",
+    "config",
+    "config_files",
+    "control",
+    "daemon",
+    "discovery",
+    "fuzzing",
+    "http_client",
+    "intercept",
+    "key_source",
+    "lent",
+    "mcp",
+    "names",
+    "notices",
+    "oauth",
+    "path_rules",
+    "platform",
+    "proxy",
+    "renewal",
+    "renewer",
+    "secret",
+    "shutdown",
+    "sign_in",
+    "span",
+    "spelling",
+    "split_mix",
+    "stand_in",
+    "stats",
+    "store",
+    "timestamp",
+    "token_endpoint",
+    "token_source",
+];
+
+/// The libraries that log.
+const LIBRARIES: [&str; 9] =
+    ["h2", "hyper", "hyper_util", "mio", "notify", "rustls", "rustls_platform_verifier", "tokio", "tokio_rustls"];
 
 fn read_filter(filter: &str) -> Result<Targets, LogError> {
     let already_quiet = filter.trim().parse().is_ok_and(|level: LevelFilter| level <= LevelFilter::WARN);
@@ -312,6 +381,35 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn a_module_that_logs_nothing_is_said_with_the_one_that_was_probably_meant() {
+        let rows = [
+            ("info", ""),
+            ("info,valetd::proxy=debug,h2=trace", ""),
+            ("valetd=debug,valetd::proxy::exchange=trace,valetd::pro=info", ""),
+            ("info,rustls::client=debug", ""),
+            (
+                "valetd=debug,reenwer=trace",
+                "names \"reenwer\", and no module of that name logs anything (did you mean \"valetd::renewer\"?)",
+            ),
+            ("valetd::renewr=trace", "(did you mean \"valetd::renewer\"?)"),
+            ("proxy=debug", "(did you mean \"valetd::proxy\"?)"),
+            ("valted=debug", "no module of that name logs anything"),
+            ("hyperr=debug", "(did you mean \"hyper\"?)"),
+            ("something_else=debug", "names \"something_else\", and no module of that name logs anything"),
+        ];
+        for (filter, expected) in rows {
+            let said = unknown_modules(filter).join("; ");
+            assert!(read_filter(filter).is_ok(), "{filter}: it is taken all the same");
+            assert_eq!(said.is_empty(), expected.is_empty(), "{filter}: {said}");
+            assert!(said.contains(expected), "{filter}: {said}");
+        }
+        let lib = include_str!("../lib.rs").lines();
+        let lib = lib.map(|line| line.trim_start_matches("pub ")).filter_map(|line| line.strip_prefix("mod "));
+        let ours: Vec<&str> = lib.map(|line| line.trim_end_matches(';')).collect();
+        assert!(MODULES.iter().copied().eq(ours.iter().copied()), "those of lib.rs: {ours:?}");
     }
 
     #[test]

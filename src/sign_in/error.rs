@@ -1,9 +1,12 @@
 //! Why nobody is signed in.
 
+use std::time::Duration;
+
 use super::pasted::NotACode;
 use super::terminal::Unasked;
+use crate::oauth::Grant;
 use crate::platform::random::NoRandomNumbers;
-use crate::renewal::Failure;
+use crate::renewal::{Failure, Why};
 use crate::token_endpoint::GrantFailure;
 
 /// Why nobody is signed in now.
@@ -24,6 +27,19 @@ pub(crate) enum SignInError {
     /// The server does not know the client (`invalid_client`, RFC 6749 section 5.2), whichever way is taken.
     #[error("{0}")]
     ClientRefused(String),
+    /// The server does not take this user name with this password.
+    #[error("{0}")]
+    WrongPassword(String),
+    /// The server has answered that it cannot, now, or in a way that is no verdict on what was offered.
+    #[error("{words}")]
+    NotNow {
+        /// What it has answered.
+        words: String,
+        /// With which status.
+        status: u16,
+        /// When it wants to be asked again, if it says so.
+        retry_after: Option<Duration>,
+    },
     /// The token endpoint could not be asked.
     #[error("{0}")]
     Unreached(String),
@@ -54,7 +70,7 @@ impl SignInError {
             SignInError::Unasked(_) | SignInError::NoWay(_) => false,
             SignInError::Denied(_) | SignInError::UnderWay(_) => false,
             SignInError::NotACode(_) | SignInError::NotExchanged(_) | SignInError::NothingLasting(_) => true,
-            SignInError::ClientRefused(_) => true,
+            SignInError::ClientRefused(_) | SignInError::WrongPassword(_) | SignInError::NotNow { .. } => true,
             SignInError::Unreached(_) | SignInError::NotHere(_) | SignInError::TooLate => true,
         }
     }
@@ -96,14 +112,32 @@ impl From<NoRandomNumbers> for SignInError {
 
 impl From<GrantFailure> for SignInError {
     fn from(failure: GrantFailure) -> Self {
-        match failure.failure {
-            Failure::Transient { .. } if failure.http_status.is_none() => SignInError::Unreached(failure.detail),
+        match (failure.failure, failure.http_status) {
+            (Failure::Transient { .. }, None) => SignInError::Unreached(failure.detail),
+            (Failure::Transient { retry_after }, Some(status)) if failure.oauth_error.is_none() => {
+                SignInError::NotNow { words: failure.detail, status, retry_after }
+            }
             _ => Self::of_server(failure.oauth_error.as_deref(), failure.detail),
         }
     }
 }
 
 impl SignInError {
+    /// What has become of a grant that a person has brought.
+    pub(super) fn of_grant(failure: GrantFailure, grant: &Grant) -> Self {
+        let is_refused = matches!(failure.failure, Failure::Permanent(Why::Revoked) | Failure::Refused);
+        match (Self::from(failure), grant) {
+            (SignInError::NotExchanged(words), Grant::Password { .. }) if is_refused => {
+                SignInError::WrongPassword(words)
+            }
+            // without a code, and there is nothing else in the request that 401 could be about, but the client
+            (SignInError::NotNow { words, status: 401, .. }, Grant::Password { .. }) => {
+                SignInError::WrongPassword(words)
+            }
+            (error, _) => error,
+        }
+    }
+
     /// What an authorization response says instead of a code.
     pub(super) fn of_response(refused: NotACode) -> Self {
         match &refused {

@@ -46,7 +46,8 @@ pub(super) async fn redeem_checked(
     grant: Grant,
     nonce: Option<String>,
 ) -> Result<NewCredential, SignInError> {
-    let tokens = endpoint.redeem(account, client, &grant).await?;
+    let redeemed = endpoint.redeem(account, client, &grant).await;
+    let tokens = redeemed.map_err(|failure| SignInError::of_grant(failure, &grant))?;
     if id_token::claims(&tokens, account.expected(nonce.as_deref())) == Err(Misfit::OtherNonce) {
         let words = "the ID token was issued to another sign-in (its nonce is not this one's)";
         return Err(SignInError::NotExchanged(words.to_owned()));

@@ -140,7 +140,7 @@ fn begins_at_once(ways: &[SignInMethod]) -> bool {
 pub(crate) fn take_turn(account: &Account, state_dir: &Path) -> Result<Option<Turn>, SignInError> {
     match Turn::take(state_dir, &account.id) {
         Ok(turn) => Ok(Some(turn)),
-        Err(StoreError::Held { pid, .. }) => Err(SignInError::UnderWay(pid)),
+        Err(StoreError::Held { by, .. }) => Err(SignInError::UnderWay(by.pid)),
         Err(_) => Ok(None),
     }
 }

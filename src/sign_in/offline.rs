@@ -54,7 +54,10 @@ pub(crate) async fn take(
     mut new: NewCredential,
 ) -> Result<Taken, NotTaken> {
     // what cannot be read is set aside by the store, and replaced
-    let previous = store.load(&account.id).ok().flatten();
+    let loaded = store.load(&account.id);
+    // somebody may yet adopt it
+    let is_withheld = matches!(loaded, Err(StoreError::OtherMachine { .. } | StoreError::OlderCopy { .. }));
+    let previous = loaded.ok().flatten();
     if let Some(words) = previous.as_ref().and_then(|record| record.keeps_out_untried(&new)) {
         return Err(NotTaken::AnotherPerson(words));
     }
@@ -96,17 +99,19 @@ pub(crate) async fn take(
     let mut rotates = previous.as_ref().is_some_and(|record| record.rotates && record.was_issued_to(account));
     let mut asked = if rotates { account.with_rotation() } else { account.clone() };
     let mut noted = note(&asked);
-    let replaces_another = previous.as_ref().is_some_and(|record| !is_at_hand(record));
-    store.save(&noted)?;
+    let replaces_another = is_withheld || previous.as_ref().is_some_and(|record| !is_at_hand(record));
+    let take_note = |noted: &Record| if is_withheld { store.probe(noted) } else { store.save(noted) };
+    take_note(&noted)?;
     let take_back = || match &previous {
         Some(record) => store.save(record),
+        None if is_withheld => Ok(()),
         None => store.remove(&account.id),
     };
     let mut answer = redeem(endpoint, &asked, &grant(&new)).await;
     if answer.as_ref().is_err_and(|failure| failure.wants_rotation) {
         (rotates, asked) = (true, account.with_rotation());
         noted = note(&asked);
-        store.save(&noted)?;
+        take_note(&noted)?;
         answer = redeem(endpoint, &asked, &grant(&new)).await;
     }
     let is_of_refresh_token = matches!(grant(&new), Grant::RefreshToken(_));
@@ -159,7 +164,7 @@ pub(crate) async fn take(
             Err(NotTaken::Refused(failure.detail))
         }
         Err(GrantFailure { failure, detail, .. }) => {
-            if previous.is_some() || new.trial == Trial::Proven {
+            if previous.is_some() || is_withheld || new.trial == Trial::Proven {
                 if failure != Failure::Ambiguous {
                     take_back()?;
                 }

@@ -3,12 +3,15 @@
 //! The one place that knows with which options of `valetd login` an account is signed in to: what it has no way for is not
 //! proposed.
 
+use std::time::Duration;
+
 use super::error::SignInError;
 use super::method::Wishes;
 use super::terminal::Unasked;
 use super::ways;
 use crate::advice::advised;
 use crate::config::{Account, SignInMethod};
+use crate::span::length;
 
 /// What can be done about it, where that is known.
 pub(crate) fn remedy(error: &SignInError, account: &Account) -> Option<String> {
@@ -40,7 +43,35 @@ pub(crate) fn remedy(error: &SignInError, account: &Account) -> Option<String> {
         SignInError::TooLate => Some("sign in again: the address and the code of this one are good no more".to_owned()),
         SignInError::UnderWay(_) => Some("go on there, or end it with Ctrl-C".to_owned()),
         SignInError::Unasked(_) | SignInError::NotACode(_) => None,
+        SignInError::WrongPassword(_) => Some(match &account.sign_in.password_otp {
+            Some(_) => "check user name, password and one-time password, and sign in again".to_owned(),
+            None => "check user name and password, and sign in again; a provider that wants a second factor says \
+                          the same of a right password (password_otp, where it takes one in the same request)"
+                .to_owned(),
+        }),
+        SignInError::NotNow { status, retry_after, .. } => Some(not_now(*status, *retry_after)),
         SignInError::NotExchanged(_) | SignInError::ClientRefused(_) => None,
+    }
+}
+
+/// What can be done about a response that is no verdict. Pure.
+fn not_now(status: u16, retry_after: Option<Duration>) -> String {
+    let doctor = advised("doctor");
+    match (status, retry_after) {
+        (300..400, _) => {
+            "correct the account's endpoint to where it is now: a redirect is not followed, as what is secret would go along"
+                .to_owned()
+        }
+        (_, Some(pause)) => format!("the server wants to be asked again in {}: sign in then", length(pause.as_secs())),
+        (429, None) => "the server has had too many requests: sign in again in a few minutes".to_owned(),
+        (500.., None) => {
+            format!("the server, or what is before it, is in trouble: sign in again later ({doctor} shows each way)")
+        }
+        (400..500, None) => {
+            "the server says no without a reason: look at the account's token_endpoint, client_id and client_secret"
+                .to_owned()
+        }
+        _ => format!("something else than the token endpoint may have answered: {doctor} shows each way"),
     }
 }
 
@@ -88,6 +119,24 @@ mod tests {
     use super::*;
     use crate::config::testing::account;
     use crate::oauth::GrantType;
+
+    #[test]
+    fn each_response_that_is_no_verdict_has_its_own_remedy() {
+        let minutes = |minutes: u64| Some(Duration::from_secs(60 * minutes));
+        let rows = [
+            (302, None, "correct the account's endpoint"),
+            (307, minutes(1), "correct the account's endpoint"),
+            (429, minutes(10), "asked again in 10 min: sign in then"),
+            (503, minutes(10), "asked again in 10 min: sign in then"),
+            (429, None, "too many requests: sign in again in a few minutes"),
+            (502, None, "is in trouble: sign in again later"),
+            (200, None, "something else than the token endpoint may have answered"),
+            (404, None, "look at the account's token_endpoint, client_id"),
+        ];
+        for (status, retry_after, expected) in rows {
+            assert!(not_now(status, retry_after).contains(expected), "{status} {retry_after:?}");
+        }
+    }
 
     #[test]
     fn no_way_is_proposed_that_the_account_has_not() {

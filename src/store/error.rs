@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
+use super::holder::Holder;
 use super::seal;
 use crate::advice::advised;
 use crate::platform::io_error::words;
 use crate::platform::paths::FolderError;
-use crate::platform::paths::READ_ONLY;
+use crate::platform::paths::{READ_ONLY, shell_word};
+use crate::platform::random::NoRandomNumbers;
 
 /// Why something could not be stored or read. Each is one sentence with its remedy, and names no secret.
 #[derive(Debug, thiserror::Error)]
@@ -18,14 +20,12 @@ pub(crate) enum StoreError {
     #[error("credentials cannot be stored: {0}")]
     Folder(FolderError),
     /// Another process has the folder.
-    #[error("{} holds {}: stop it first, or use another --state-dir", holder(*pid, host.as_deref()), folder.display())]
+    #[error("{}", held(folder, by))]
     Held {
         /// The folder.
         folder: PathBuf,
-        /// The process that has it, if it has left its number.
-        pid: Option<u32>,
-        /// The machine that it runs on, if that is another one.
-        host: Option<String>,
+        /// By whom.
+        by: Holder,
     },
     /// The system says no. Worth another try when the cause is mended.
     #[error("cannot {action} {}: {}{}", path.display(), words(error), remedy(action, error))]
@@ -152,11 +152,22 @@ impl From<FolderError> for StoreError {
     }
 }
 
-fn holder(pid: Option<u32>, host: Option<&str>) -> String {
-    match (pid, host) {
+fn held(folder: &Path, Holder { pid, host, socket }: &Holder) -> String {
+    let who = match (pid, host) {
         (Some(pid), Some(host)) => format!("another valetd (pid {pid} on the machine {host})"),
         (Some(pid), None) => format!("another valetd (pid {pid})"),
         (None, _) => "another valetd".to_owned(),
+    };
+    let folder = folder.display();
+    match socket {
+        Some(socket) => {
+            format!(
+                "{who} holds {folder} and listens on {}: talk to it with --socket {}, or stop it first",
+                socket.display(),
+                shell_word(socket)
+            )
+        }
+        None => format!("{who} holds {folder}: stop it first, or use another --state-dir"),
     }
 }
 
@@ -187,6 +198,11 @@ fn remedy(action: &str, error: &io::Error) -> &'static str {
         io::ErrorKind::PermissionDenied => ": check who owns the folder and whether a sandbox forbids writing to it",
         _ => "",
     }
+}
+
+/// What nothing can be sealed without.
+pub(super) fn no_randomness(path: PathBuf) -> StoreError {
+    StoreError::Io { action: "seal", path, error: io::Error::other(NoRandomNumbers) }
 }
 
 pub(super) fn io_error(action: &'static str, path: &Path, error: io::Error) -> StoreError {

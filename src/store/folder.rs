@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 use super::disk::{self, Disk};
 use super::error::StoreError;
 use super::file::Unreadable;
+use crate::config::AccountId;
 
 /// What a file that could not be read has in its new name, before a number.
 pub(super) const CORRUPT: &str = ".corrupt-";
@@ -21,6 +22,11 @@ pub(super) struct Folder {
 }
 
 impl Folder {
+    /// The names of everything in it.
+    pub(super) fn names(&mut self) -> Result<Vec<String>, StoreError> {
+        self.disk.names().map_err(|error| StoreError::Io { action: "read", path: self.path.clone(), error })
+    }
+
     /// Reads a file as something; `None` if there is none. What cannot be understood gets another name.
     pub(super) fn read_as<T>(
         &mut self,
@@ -148,6 +154,11 @@ fn replace_by(disk: &mut dyn Disk, name: &str, temporary: &str, bytes: &[u8], se
         let _ = disk.remove(temporary);
     }
     replaced
+}
+
+/// Whose record a file of this name is, if it is one's.
+pub(super) fn account_of(name: &str) -> Option<AccountId> {
+    AccountId::new(name.strip_suffix(".json")?)
 }
 
 /// Of a save under way.

@@ -1,7 +1,7 @@
 //! What may stand in a state file. See [`crate::fuzzing`].
 
 use super::file;
-use super::seal::{Envelope, Key, Ring, SealedClient};
+use super::seal::{Envelope, Key, Ring, SealedClient, SealedGenerations};
 use crate::config::AccountId;
 
 /// A state file: what is read is written and read again as the same, and what is not is described without being quoted.
@@ -24,6 +24,9 @@ pub fn sealed_file(data: &[u8]) {
     let key = Key::from_bytes(&[7; 32]).expect("32 bytes");
     if let Ok(ring) = Ring::read(data) {
         assert_eq!(Ring::read(&ring.write()), Ok(ring));
+    }
+    if let Ok(generations) = SealedGenerations::read(data) {
+        assert_eq!(generations.open(&key), None, "none was sealed under this key");
     }
     match Envelope::read(data, "gbdx").and_then(|envelope| envelope.open("gbdx", &key)) {
         Ok(opened) => assert_eq!(&opened[..], SEALED),

@@ -11,13 +11,14 @@ use std::collections::BTreeMap;
 use tracing::{debug, warn};
 
 use super::disk::{LARGEST, ReadError};
-use super::error::{StoreError, io_error};
-use super::folder::Folder;
-use super::reseal::{self, account_of};
+use super::error::{StoreError, io_error, no_randomness};
+use super::file;
+use super::folder::{Folder, account_of};
 use super::seal::{Generations, KeyId, NONCE_LENGTH, SealedGenerations, Unreadable};
 use super::sealing::Sealing;
 use crate::advice::advised;
 use crate::config::AccountId;
+use crate::platform::random;
 
 /// The file. Its name has two dots: it is no account's.
 pub(super) const GENERATIONS: &str = "seal.generations.json";
@@ -77,7 +78,7 @@ pub(super) fn find(folder: &mut Folder, sealing: &Sealing) -> Kept {
             Some(generations) => Kept::Known(id, generations),
             None => Kept::Lost("was changed after it was sealed".to_owned()),
         },
-        Err(super::Unreadable::Away(why)) => Kept::Away(format!("{path}: {why}")),
+        Err(file::Unreadable::Away(why)) => Kept::Away(format!("{path}: {why}")),
         Err(why) => Kept::Lost(format!("cannot be opened ({})", why.into_words())),
     }
 }
@@ -164,7 +165,7 @@ pub(super) fn doubt_of_file(folder: &mut Folder) -> Option<String> {
 fn of_records(folder: &mut Folder, sealing: &Sealing) -> Result<(BTreeMap<String, u64>, bool), StoreError> {
     let mut latest = BTreeMap::new();
     let mut was_there = false;
-    for name in reseal::names(folder)? {
+    for name in folder.names()? {
         let Some(account) = account_of(&name) else { continue };
         let Some(bytes) = folder.peek(&name)? else { continue };
         let Ok(found) = sealing.read(&bytes, &account) else { continue };
@@ -189,7 +190,7 @@ fn begin(folder: &mut Folder, sealing: &Sealing, generations: &Generations) -> R
 
 fn sealed(folder: &Folder, sealing: &Sealing, generations: &Generations) -> Result<Option<Vec<u8>>, StoreError> {
     let Some(active) = sealing.active_at_hand() else { return Ok(None) };
-    let nonce = reseal::random::<NONCE_LENGTH>().map_err(|_| reseal::no_randomness(folder.path.join(GENERATIONS)))?;
+    let nonce = random::bytes::<NONCE_LENGTH>().map_err(|_| no_randomness(folder.path.join(GENERATIONS)))?;
     Ok(Some(generations.seal(active, *nonce)))
 }
 

@@ -282,3 +282,33 @@ fn two_machines_with_one_folder_refuse_each_other_nothing_whatever_they_do_in_tu
         assert_eq!(stores[0].seal_state().doubt, None, "seed {seed}");
     }
 }
+
+#[test]
+#[ignore = "a measurement, by hand: prints what a save costs"]
+fn measure_what_a_save_costs() {
+    use rustix::time::{ClockId, clock_gettime};
+    const SAVES: u64 = 200;
+    let cpu = || {
+        let now = clock_gettime(ClockId::ThreadCPUTime);
+        Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+    };
+    for (is_sealed, accounts) in [(false, 1), (true, 1), (true, 30)] {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        for number in 0..accounts {
+            store.save(&Record { account: id(&format!("account-{number}")), ..record(1) }).unwrap();
+        }
+        if is_sealed {
+            store.seal(&offer(SECRETS[0]), 1).unwrap();
+        }
+        for is_new in [false, true] {
+            let (began, before) = (clock::instant(), cpu());
+            for save in 0..SAVES {
+                let generation = if is_new { 10 + save } else { 2 };
+                store.save(&Record { account: id("account-0"), ..record(generation) }).unwrap();
+            }
+            let (spent, took) = ((cpu() - before) / SAVES as u32, began.elapsed() / SAVES as u32);
+            println!("sealed: {is_sealed}, accounts: {accounts}, new: {is_new}: {spent:?} of CPU, {took:?} in all");
+        }
+    }
+}

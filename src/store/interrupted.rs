@@ -11,9 +11,8 @@
 use super::disk::{Disk, ReadError};
 use super::error::{StoreError, io_error};
 use super::file::Unreadable;
-use super::folder::{Folder, name_of_temporary};
+use super::folder::{Folder, account_of, name_of_temporary};
 use super::record::Record;
-use super::reseal::account_of;
 use super::sealing::Sealing;
 use crate::config::AccountId;
 use crate::oauth::rfc7591::Registration;
@@ -37,8 +36,7 @@ enum Fate {
 /// If a save cannot be finished: the refresh token in the record is spent, and must not be presented again.
 pub(super) fn finish(folder: &mut Folder, sealing: &Sealing) -> Result<Vec<String>, StoreError> {
     let mut said = Vec::new();
-    let names = folder.disk.names().map_err(|error| io_error("read", &folder.path, error))?;
-    for temporary in names {
+    for temporary in folder.names()? {
         let Some(name) = name_of_temporary(&temporary) else { continue };
         let path = folder.path.join(name);
         let (fate, what) = match (account_of(name), Registration::account_of(name).and_then(AccountId::new)) {

@@ -1,13 +1,15 @@
 //! The kernel lock on the folder: one process has it at a time, and it ends with the process however that ends.
 
 use std::fs::{File, TryLockError};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Seek, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::error::{StoreError, TAKE_LOCK, io_error};
+use super::holder::{Holder, socket_line};
 use crate::platform::clock::wall;
 use crate::platform::machine;
 use crate::platform::paths::OwnFolder;
@@ -15,12 +17,9 @@ use crate::platform::paths::OwnFolder;
 /// Of the file under which the kernel lock is held.
 pub(super) const LOCK: &str = "lock";
 
-/// What is read of it: a host's name has 64 bytes at the most.
-const LONGEST: u64 = 400;
-
-/// What stands after a word.
-fn value<'a>(words: &'a str, name: &str) -> Option<&'a str> {
-    words.split_whitespace().skip_while(|word| *word != name).nth(1)
+/// Says in the file of a lock that is held where the holder can be talked to. One that cannot be written is a help less.
+pub(super) fn say_socket(lock: &mut File, socket: &Path) {
+    let _ = lock.write_all(socket_line(socket).as_bytes());
 }
 
 /// Takes the folder's kernel lock, which ends with the process however it ends, and says in the file whose it is.
@@ -47,12 +46,7 @@ pub(super) fn lock_file(folder: &OwnFolder, name: &str) -> Result<File, StoreErr
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            let mut words = String::new();
-            let _ = file.take(LONGEST).read_to_string(&mut words); // a help for people; the lock itself is what counts
-            let pid = value(&words, "pid").and_then(|pid| pid.parse().ok());
-            let elsewhere = value(&words, "host").filter(|host| *host != machine::host_and_boot().0);
-            let host = elsewhere.map(str::to_owned);
-            return Err(StoreError::Held { folder: folder.path().to_owned(), pid, host });
+            return Err(StoreError::Held { folder: folder.path().to_owned(), by: Holder::read(&file) });
         }
         Err(TryLockError::Error(error)) => return Err(failed(error)),
     }

@@ -19,7 +19,7 @@
 //!
 //! * `file`: a record in the clear, and [`record`] itself; `seal`: a sealed one, and the ring; `sealing`: which of both it
 //!   is to be; `reseal`: from the one to the other, and from key to key; `generations`: by which an older copy is known;
-//! * `folder` and `disk`: files; `lock`: who may use them.
+//! * `folder` and `disk`: files; `lock` and `holder`: who may use them.
 
 use std::fs::{File, Metadata};
 use std::io;
@@ -50,6 +50,7 @@ pub(crate) mod fuzzing;
 mod generations;
 #[cfg(test)]
 mod generations_tests;
+mod holder;
 mod interrupted;
 mod lock;
 mod record;
@@ -75,6 +76,7 @@ pub(crate) use faulty_disk::FaultyDisk;
 use file::{Marked, Marks, Unreadable};
 use folder::{CORRUPT, Folder, replace_beside_others, temporary_name};
 use generations::Kept;
+pub(crate) use holder::Holder;
 use lock::lock;
 pub(crate) use record::{Credential, NewCredential, Record, Servers, SetAside, Term, Trial};
 pub(crate) use reseal::{Left, SealError};
@@ -206,6 +208,8 @@ struct Inner {
     sealing: Sealing,
     /// Held for as long as the folder is; the tests' disks have none.
     lock: Option<File>,
+    /// Where the process that holds it can be talked to, if it can.
+    socket: Option<PathBuf>,
 }
 
 /// How the store is sealed. Nothing of it is secret.
@@ -236,9 +240,12 @@ pub(crate) struct SealedWith {
 
 impl SealState {
     fn of(sealing: &Sealing) -> Self {
-        let active = sealing.ring().and_then(|ring| Some((ring, ring.active_key()?)));
+        let locked = sealing.shut().map(Unreadable::into_words);
+        let ring = sealing.ring();
+        // where unsealing was cut short, records are sealed still
+        let key = ring.and_then(|ring| ring.active_key().or_else(|| ring.keys.last().filter(|_| locked.is_some())));
         let is_recovery = |slot: &&seal::Slot| slot.source == Kind::Recovery.name();
-        let sealed = active.map(|(ring, key)| SealedWith {
+        let sealed = ring.zip(key).map(|(ring, key)| SealedWith {
             key: key.id.to_string(),
             since: key.made_at,
             source: key
@@ -250,8 +257,7 @@ impl SealState {
             because: ring.because.clone(),
             has_recovery: key.slots.iter().any(|slot| is_recovery(&slot)),
         });
-        let (locked, doubt) = (sealing.shut().map(Unreadable::into_words), sealing.doubt().cloned());
-        Self { sealed, locked, doubt }
+        Self { sealed, locked, doubt: sealing.doubt().cloned() }
     }
 }
 
@@ -283,6 +289,13 @@ impl Store {
         Self::on(Box::new(disk), dir, Some(lock), warnings)
     }
 
+    /// Has whoever finds the folder held know where its holder can be talked to.
+    pub(crate) fn say_socket(&self, socket: &Path) {
+        let mut inner = self.inner();
+        inner.socket = Some(socket.to_owned());
+        inner.say_socket();
+    }
+
     /// A store for the simulation.
     #[cfg(test)]
     pub(crate) fn on_faulty_disk(disk: FaultyDisk) -> Self {
@@ -304,7 +317,7 @@ impl Store {
         let sealing = reseal::open(&mut folder);
         warnings.extend(interrupted::finish(&mut folder, &sealing)?);
         let seal_state = watch::Sender::new(SealState::of(&sealing));
-        let inner = Mutex::new(Inner { folder, sealing, lock });
+        let inner = Mutex::new(Inner { folder, sealing, lock, socket: None });
         let is_opening = AtomicBool::new(false);
         Ok(Self {
             path: dir.to_owned(),
@@ -349,7 +362,7 @@ impl Store {
 
     /// Notes a record's generation as the latest.
     fn note(&self, inner: &mut Inner, kept: Kept, account: &AccountId, generation: u64) {
-        let Inner { folder, sealing, lock: _ } = inner;
+        let Inner { folder, sealing, .. } = inner;
         generations::note(folder, sealing, kept, account, generation);
         if self.seal_state.borrow().doubt.as_ref() != sealing.doubt() {
             self.publish_seal(sealing);
@@ -376,7 +389,7 @@ impl Store {
     ///
     /// [`StoreError::Io`]
     pub(crate) fn still_exposed(&self) -> Result<Vec<AccountId>, StoreError> {
-        let Inner { folder, sealing, lock: _ } = &mut *self.inner();
+        let Inner { folder, sealing, .. } = &mut *self.inner();
         reseal::exposed(folder, sealing)
     }
 
@@ -558,7 +571,7 @@ impl Store {
     ) -> Result<Left, SealError> {
         let (missing, holds) = {
             let mut inner = self.inner();
-            let Inner { folder, sealing, lock: _ } = &mut *inner;
+            let Inner { folder, sealing, .. } = &mut *inner;
             if sealing.trouble().is_some() {
                 *sealing = reseal::open(folder); // somebody may have mended it
             }
@@ -713,7 +726,7 @@ impl Store {
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut Folder, &mut Sealing) -> T) -> T {
-        let Inner { folder, sealing, lock: _ } = &mut *self.inner();
+        let Inner { folder, sealing, .. } = &mut *self.inner();
         let changed = change(folder, sealing);
         self.publish_seal(sealing);
         changed
@@ -730,7 +743,7 @@ impl Store {
     ///
     /// [`StoreError::Io`].
     pub(crate) fn remove(&self, account: &AccountId) -> Result<(), StoreError> {
-        let Inner { folder, sealing, lock: _ } = &mut *self.inner();
+        let Inner { folder, sealing, .. } = &mut *self.inner();
         let name = file_name(account);
         let last = folder.peek(&name).ok().flatten().and_then(|bytes| sealing.read(&bytes, account).ok());
         let disk = &mut folder.disk;
@@ -810,6 +823,7 @@ impl Inner {
         let (folder, lock) = open_and_lock(dir, &mut Vec::new())?;
         self.folder.disk = Box::new(FolderDisk::new(folder));
         self.lock = Some(lock);
+        self.say_socket();
         // what is sealed is of no use without it
         if let Some(ring) = self.sealing.ring() {
             self.folder.replace(reseal::RING, &ring.write())?;
@@ -818,12 +832,18 @@ impl Inner {
         Ok(true)
     }
 
+    fn say_socket(&mut self) {
+        if let (Some(lock), Some(socket)) = (&mut self.lock, &self.socket) {
+            lock::say_socket(lock, socket);
+        }
+    }
+
     fn generations(&mut self) -> Kept {
         generations::find(&mut self.folder, &self.sealing)
     }
 
     fn read(&mut self, account: &AccountId) -> Result<Option<Marked>, StoreError> {
-        let Self { folder, sealing, lock: _ } = self;
+        let Self { folder, sealing, .. } = self;
         folder.read_as(&file_name(account), |bytes| sealing.read(bytes, account))
     }
 

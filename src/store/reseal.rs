@@ -8,9 +8,9 @@
 use zeroize::Zeroizing;
 
 use super::disk::{LARGEST, ReadError};
-use super::error::{StoreError, io_error};
+use super::error::{StoreError, io_error, no_randomness};
 use super::file::{self, Marked, Marks, Unreadable};
-use super::folder::{CORRUPT, Folder};
+use super::folder::{CORRUPT, Folder, account_of};
 use super::generations::{self, GENERATIONS};
 use super::record::Credential;
 use super::seal::{self, Key, KeyId, NONCE_LENGTH, Ring, RingKey, SLOT_RANDOM, Slot, Stretch};
@@ -18,7 +18,7 @@ use super::sealing::{Held, Sealing, Trouble, is_sealed, key_of};
 use crate::config::AccountId;
 use crate::key_source::{Kind, Offer};
 use crate::oauth::rfc7591::Registration;
-use crate::platform::random::{self, NoRandomNumbers};
+use crate::platform::random;
 use crate::secret::Secret;
 
 /// The ring's file. Its name has two dots: it is no account's.
@@ -202,9 +202,13 @@ pub(super) fn finish(folder: &mut Folder, sealing: &mut Sealing) -> Result<Left,
     // before the first record that says that it is counted
     let mut left = Left(kept_generations(folder, sealing, false));
     let mut needed: Vec<KeyId> = ring.active.clone().into_iter().collect();
-    for file in sealable(names(folder)?) {
+    for file in sealable(folder.names()?) {
         let Some(bytes) = folder.peek(&file.name)? else { continue };
         if sealing.is_as_written_now(&bytes) {
+            // a record says so itself when it is loaded; a registration is read when it is used, which may be long after
+            if let (SealableKind::Registration, Err(why)) = (file.kind, sealing.read_client(&bytes, &file.account)) {
+                left.0.push(format!("{}: {}", file.name, why.into_words()));
+            }
             continue;
         }
         let path = folder.path.join(&file.name);
@@ -291,7 +295,7 @@ fn written_anew(
 /// The accounts whose credential lay in the clear before it was sealed, and has not been replaced since.
 pub(super) fn exposed(folder: &mut Folder, sealing: &Sealing) -> Result<Vec<AccountId>, StoreError> {
     let mut found = Vec::new();
-    for file in sealable(names(folder)?) {
+    for file in sealable(folder.names()?) {
         if file.kind != SealableKind::Record {
             continue; // no renewal spends it
         }
@@ -307,7 +311,7 @@ pub(super) fn exposed(folder: &mut Folder, sealing: &Sealing) -> Result<Vec<Acco
 /// be put back.
 fn keys_in_use(folder: &mut Folder) -> Result<Vec<KeyId>, StoreError> {
     let mut keys = Vec::new();
-    for name in names(folder)? {
+    for name in folder.names()? {
         keys.extend(folder.peek(&name)?.and_then(|bytes| key_of(&bytes)));
     }
     Ok(keys)
@@ -339,7 +343,7 @@ fn refuse_to_leave_behind(folder: &mut Folder, sealing: &Sealing) -> Result<(), 
     if sealing.trouble().is_some() {
         return Ok(()); // nothing of it can be opened any more; what is there stays
     }
-    for Sealable { kind, account, name } in sealable(names(folder)?) {
+    for Sealable { kind, account, name } in sealable(folder.names()?) {
         let Some(bytes) = folder.peek(&name)? else { continue };
         let read = match kind {
             SealableKind::Record => sealing.read(&bytes, &account).map(drop),
@@ -354,7 +358,7 @@ fn refuse_to_leave_behind(folder: &mut Folder, sealing: &Sealing) -> Result<(), 
 
 /// What could not be read, and was set aside in the clear, may hold a token.
 fn forget_what_was_set_aside(folder: &mut Folder) -> Result<(), StoreError> {
-    for name in names(folder)? {
+    for name in folder.names()? {
         let Some((file, _)) = name.split_once(CORRUPT) else { continue };
         if Sealable::called(file).is_none() {
             continue;
@@ -372,7 +376,7 @@ fn forget_what_was_set_aside(folder: &mut Folder) -> Result<(), StoreError> {
 /// to remove.
 fn copies_in_the_clear(folder: &mut Folder) -> Result<Vec<String>, StoreError> {
     let mut found = Vec::new();
-    for name in names(folder)? {
+    for name in folder.names()? {
         let holds_a_secret = |bytes: &[u8]| file::holds_a_credential(bytes) || holds_a_client(bytes);
         if Sealable::called(&name).is_none() && folder.peek(&name)?.is_some_and(|bytes| holds_a_secret(&bytes)) {
             found.push(format!("{name}: a copy of a credential, in the clear, that valetd has not made: remove it"));
@@ -380,11 +384,6 @@ fn copies_in_the_clear(folder: &mut Folder) -> Result<Vec<String>, StoreError> {
     }
     found.sort();
     Ok(found)
-}
-
-pub(super) fn names(folder: &mut Folder) -> Result<Vec<String>, StoreError> {
-    let path = folder.path.clone();
-    folder.disk.names().map_err(|error| StoreError::Io { action: "read", path, error })
 }
 
 /// A file that is sealed where the store is, by its name.
@@ -417,20 +416,10 @@ fn sealable(mut names: Vec<String>) -> Vec<Sealable> {
     names.iter().filter_map(|name| Sealable::called(name)).collect()
 }
 
-/// Whose record a file of this name is, if it is one's.
-pub(super) fn account_of(name: &str) -> Option<AccountId> {
-    AccountId::new(name.strip_suffix(".json")?)
-}
-
 /// Whether this is a registration in the clear with a secret in it, whosever and whatever it is called.
 fn holds_a_client(bytes: &[u8]) -> bool {
     let client = serde_json::from_slice(bytes).ok();
     client.and_then(|client| Registration::of(client, bytes)).is_some_and(|found| found.holds_a_secret())
-}
-
-pub(super) fn no_randomness(path: std::path::PathBuf) -> StoreError {
-    let error = std::io::Error::other(NoRandomNumbers);
-    StoreError::Io { action: "seal", path, error }
 }
 
 pub(super) fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>, SealError> {

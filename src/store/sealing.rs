@@ -114,8 +114,15 @@ impl Sealing {
         if let Some(trouble) = &self.trouble {
             return Some(Unreadable::Away(trouble.why().to_owned()));
         }
-        let active = self.ring.as_ref()?.active.as_ref()?;
-        self.key(active).err()
+        let ring = self.ring.as_ref()?;
+        match &ring.active {
+            Some(active) => self.key(active).err(),
+            // unsealing was cut short, and goes on when its keys come; one that will not come back keeps nobody waiting
+            None => ring
+                .keys
+                .iter()
+                .find_map(|key| self.key(&key.id).err().filter(|why| matches!(why, Unreadable::Away(_)))),
+        }
     }
 
     /// The key that is sealed under, if anything is.

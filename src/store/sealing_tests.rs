@@ -132,6 +132,35 @@ fn sealing_changing_the_key_and_unsealing_lose_no_login_whenever_they_are_cut_sh
 }
 
 #[test]
+fn unsealing_that_was_cut_short_is_sealed_still_and_waits_for_its_key() {
+    for crash in 0.. {
+        let disk = sealed();
+        let store = on(&disk);
+        unlock(&store, SECRETS[0]).unwrap();
+        disk.plant(crash, Fault::Crash);
+        let _ = store.unseal();
+        if !disk.fault_has_happened() {
+            break;
+        }
+        let disk = disk.after_a_kill();
+        let is_sealed = is_in_the_clear(&disk).len() < ACCOUNTS.len();
+        let store = on(&disk);
+        let SealState { sealed, locked, .. } = store.seal_state();
+        if is_sealed {
+            assert!(sealed.is_some_and(|sealed| sealed.source == "file") && locked.is_some(), "step {crash}");
+            assert!(unlock(&store, SECRETS[1]).is_err(), "step {crash}: it is another key");
+            let refused = store.save(&Record { generation: 8, ..record(8) });
+            assert!(matches!(refused, Err(StoreError::Locked { .. })), "step {crash}: {refused:?}");
+        }
+        unlock(&store, SECRETS[0]).unwrap();
+        assert_eq!(store.seal_state().locked, None, "step {crash}");
+        for account in ACCOUNTS {
+            assert_eq!(store.load(&id(account)).unwrap(), Some(of(account)), "step {crash}");
+        }
+    }
+}
+
+#[test]
 fn a_crash_while_a_start_finishes_what_a_crash_left_loses_nothing_either() {
     let disk = plain();
     let store = on(&disk);

@@ -80,7 +80,7 @@ mod tests {
         let turn = Turn::take(folder.path(), &lab).unwrap();
         assert!(!turn.is_void() && turn.id().is_some());
         let error = Turn::take(folder.path(), &lab).unwrap_err();
-        assert!(matches!(error, StoreError::Held { pid: Some(pid), .. } if pid == std::process::id()), "{error:?}");
+        assert!(matches!(&error, StoreError::Held { by, .. } if by.pid == Some(std::process::id())), "{error:?}");
         assert_eq!(store.end_sign_in(&lab).as_deref(), turn.id());
         assert!(turn.is_void());
         let next = Turn::take(folder.path(), &lab).unwrap();

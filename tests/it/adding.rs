@@ -306,6 +306,39 @@ fn a_client_that_is_refused_at_a_sign_in_stays_until_another_one_is_registered()
 }
 
 #[test]
+fn a_server_that_registers_no_client_for_device_codes_registers_one_without_them() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let refusal = json!({"error": "invalid_client_metadata"});
+    const DEVICE: &str = "urn:ietf:params:oauth:grant-type:device_code";
+    let rows: [(&str, &[&str], usize, &str); 3] = [
+        ("takes device codes", &[], 1, DEVICE),
+        ("has glewlwyd's name for them", &[DEVICE], 2, "device_authorization"),
+        ("has none", &["device_"], 3, ""),
+    ];
+    for (case, refused, asked, granted) in rows {
+        let documents = Documents::start();
+        mcp(&documents, &server);
+        let url = documents.url();
+        let mut with_devices = metadata(&documents, &server.token_endpoint());
+        with_devices["device_authorization_endpoint"] = json!(format!("{url}/device"));
+        documents.put("/.well-known/oauth-authorization-server", with_devices);
+        refused.iter().for_each(|word| documents.put_to("/register", word, 400, &refusal));
+        let home = Home::with("listen = []\n");
+        assert!(home.run(&["add", "notes", &format!("{url}/mcp"), "--no-input"]).status.success());
+        assert!(config(&home).contains("sign_in = [\"browser\", \"device\"]"), "{}", config(&home));
+        let login = ["login", "notes", "--refresh-token-stdin", "--untried"];
+        let output = home.run_with_input(&login, server.sign_in().expose());
+        assert!(output.status.success(), "{case}: {}", words(&output));
+        let registrations: Vec<String> =
+            documents.asked().into_iter().filter(|(line, _)| line == "POST /register").map(|(_, body)| body).collect();
+        assert_eq!(registrations.len(), asked, "{case}");
+        let last: Value = serde_json::from_str(&registrations[asked - 1]).expect("JSON");
+        let grants = last["grant_types"].as_array().expect("a list");
+        assert_eq!(grants.get(2).and_then(Value::as_str).unwrap_or_default(), granted, "{case}");
+    }
+}
+
+#[test]
 fn a_client_that_was_registered_and_cannot_be_kept_is_taken_back_or_named() {
     let server = Server::start(Provider::Gdh, Options::default());
     let documents = Documents::start();

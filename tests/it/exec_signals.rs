@@ -32,9 +32,13 @@ fn what_was_ignored_before_stays_ignored_in_the_command() {
     for way in ["--no-intercept"].into_iter().chain(ways()) {
         let inner = "for s in HUP INT TERM USR1; do kill -$s $$; done; echo alive; kill -QUIT $$; echo not";
         let script = format!("trap '' HUP INT TERM USR1; exec {VALETD} exec -r api {way} -- sh -c '{inner}'");
-        let mut shell = Command::new("sh");
+        let mut shell = Command::new("env");
         scene.home().settle(&mut shell);
-        shell.args(["-c", &script]).env("https_proxy", scene.proxy_url()).current_dir(&folder);
+        // whatever this run was started with
+        shell
+            .args(["--default-signal=HUP,INT,QUIT,TERM,USR1", "sh", "-c", &script])
+            .env("https_proxy", scene.proxy_url())
+            .current_dir(&folder);
         let output = shell.output().expect("sh runs");
         assert_eq!(String::from_utf8_lossy(&output.stdout), "alive\n", "{way}: {}", words(&output));
         let code = output.status.code().unwrap_or_else(|| 128 + output.status.signal().expect("a signal"));

@@ -81,6 +81,59 @@ fn a_daemon_of_a_place_without_a_session_is_found_from_a_session() {
 }
 
 #[test]
+fn a_daemon_that_listens_elsewhere_is_named_with_its_socket_and_none_is_said_to_be_started_beside_it() {
+    let home = Home::with("listen = []\n[account.gbdx]\nprovider = \"gbdx\"\n");
+    let socket = home.path("run/my own.sock");
+    let mut command = home.valetd(&["run", "--socket"]);
+    command.arg(&socket);
+    let child = command.stderr(fs::File::create(home.path("daemon.log")).expect("a log")).spawn().expect("it runs");
+    let _daemon = crate::support::Killed(child);
+    crate::support::eventually("it serves", || {
+        home.run_at(&socket, &["status"]).status.code().filter(|code| *code == 3)
+    });
+    let named = format!("--socket '{}'", socket.display());
+    for verb in [
+        &["status"][..],
+        &["wait", "--timeout", "20s"],
+        &["exec", "--timeout", "20s", "true"],
+        &["refresh", "gbdx"],
+        &["login", "gbdx", "--username", "me", "--password-stdin"],
+        &["login", "gbdx", "--check"],
+        &["logout", "gbdx"],
+        &["lock"],
+        &["events"],
+        &["doctor", "--offline"],
+    ] {
+        let begun = Instant::now();
+        let output = home.run(verb);
+        let said = words(&output);
+        assert!(output.status.code() == Some(1) && said.contains(&named), "{verb:?}: {said}");
+        assert!(!said.contains("start it: "), "{verb:?}: it cannot be started: {said}");
+        assert!(begun.elapsed() < Duration::from_secs(12), "{verb:?} waits for nothing");
+    }
+    let status = home.run_at(&socket, &["status"]);
+    assert_eq!(status.status.code(), Some(3), "as it is said: {}", words(&status));
+}
+
+#[test]
+fn a_misspelt_module_of_the_log_is_said_wherever_it_is_set_and_refuses_nothing() {
+    let home = Home::with("listen = []\n");
+    let told = "the log filter names \"reenwer\", and no module of that name logs anything (did you mean \
+                \"valetd::renewer\"?)";
+    let flat = |text: String| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut check = home.valetd(&["check"]);
+    let check = check.env("RUST_LOG", "valetd=debug,reenwer=trace").output().expect("it runs");
+    assert!(check.status.success() && words(&check).contains(&format!("warning: {told}")), "{}", words(&check));
+    let daemon = home.start_as(home.valetd(&["run", "--log", "valetd=debug,reenwer=trace"]));
+    assert!(flat(daemon.log()).contains(told), "{}", daemon.log());
+    assert!(flat(words(&home.run(&["status"]))).contains(&format!("warning: {told}")));
+    let changed = home.run(&["log", "info,valetd::proxi=debug"]);
+    let said = words(&changed);
+    assert!(changed.status.success() && said.contains("(did you mean \"valetd::proxy\"?)"), "{said}");
+    assert!(!words(&home.run(&["log", "info,valetd::proxy=debug"])).contains("did you mean"));
+}
+
+#[test]
 fn who_waits_for_a_daemon_is_told_so() {
     let home = Home::with("[account.gbdx]\nprovider = \"gbdx\"\n");
     let waited = home.run(&["wait", "--timeout", "2s"]);
@@ -410,6 +463,31 @@ fn who_waits_for_a_daemon_that_does_not_answer_waits_no_longer_than_was_said() {
     );
     assert!(!doctor.contains("start it: valetd"), "what is there cannot be started: {doctor}");
     daemon.tell("CONT");
+}
+
+#[test]
+fn without_a_service_manager_the_units_are_removed_and_what_was_not_done_is_said() {
+    let home = Home::with("listen = []\n");
+    with_units(&home);
+    let units = home.path("config/systemd/user");
+    let written = "# Written by 'valetd service install'; to change a setting: systemctl --user edit valetd\n";
+    for unit in ["valetd.service", "valetd.socket", "valetd-control.socket"] {
+        let text = fs::read_to_string(units.join(unit)).expect("a unit");
+        fs::write(units.join(unit), format!("{written}{text}")).expect("written");
+        let wants = if unit == "valetd.service" { "default.target.wants" } else { "sockets.target.wants" };
+        fs::create_dir_all(units.join(wants)).expect("a folder");
+        std::os::unix::fs::symlink(units.join(unit), units.join(wants).join(unit)).expect("a link");
+    }
+    std::os::unix::fs::symlink("/x/other.service", units.join("default.target.wants/other.service")).expect("a link");
+    let daemon = home.start();
+    let uninstall = home.run(&["service", "uninstall"]);
+    let said = words(&uninstall);
+    assert_eq!(uninstall.status.code(), Some(1), "{said}");
+    assert!(said.contains("nothing was stopped: ") && said.contains("runs and goes on: end it"), "{said}");
+    let pid = daemon.status()["daemon"]["pid"].to_string();
+    assert!(said.contains(&format!("(pid {pid})")), "{said}");
+    let left = |folder: &str| fs::read_dir(units.join(folder)).expect("a folder").count();
+    assert_eq!((left("default.target.wants"), left("sockets.target.wants"), left(".")), (1, 0, 2), "{said}");
 }
 
 #[test]

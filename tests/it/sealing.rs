@@ -494,12 +494,140 @@ fn a_record_that_was_copied_to_another_machine_is_not_spent_before_somebody_says
         let daemon = home.start();
         daemon.until("lab", "usable");
     }
+    // over a record of a later generation than the first, too, with a daemon
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    lab::renew(&daemon);
+    lab::renew(&daemon);
+    drop(daemon);
+    move_away();
+    let daemon = home.start();
+    daemon.until("lab", "other-machine");
+    home.sign_in("lab", &sealable.server.sign_in());
+    daemon.until("lab", "usable");
+    assert_eq!(daemon.account("lab")["credential"]["saved"], true);
+    drop(daemon);
     assert_eq!(sealable.server.log().reuse_detected, 0);
     // where any machine may use it, nobody asks
     move_away();
     home.write_config(&lab::config(&sealable.server, lab::EAGER, "", "store.machine = \"any\""));
     let daemon = home.start();
     daemon.until("lab", "usable");
+}
+
+/// A sealed home in which the record of `lab` is some generations old, and the files of two before.
+fn renewed(sealable: &Sealable) -> [Vec<u8>; 2] {
+    let record = sealable.home.path("state/valetd/lab.json");
+    sealable.seal("on");
+    let first = fs::read(&record).expect("a record");
+    let daemon = sealable.home.start();
+    daemon.until("lab", "usable");
+    lab::renew(&daemon);
+    let second = fs::read(&record).expect("a record");
+    lab::renew(&daemon);
+    [first, second]
+}
+
+#[test]
+fn an_older_copy_of_a_record_is_not_spent_and_said_everywhere_before_somebody_signs_in_or_adopts_it() {
+    let sealable = Sealable::new();
+    let home = &sealable.home;
+    let record = home.path("state/valetd/lab.json");
+    for older in renewed(&sealable) {
+        fs::write(&record, older).expect("written");
+        let asked = sealable.server.log().token_calls.len();
+        let daemon = home.start();
+        let account = daemon.until("lab", "older-copy");
+        let action = account["next_action"].as_str().expect("one");
+        assert!(action.contains("valetd login lab") && action.contains("adopt lab"), "{action}");
+        assert!(account["why"].as_str().is_some_and(|why| why.contains("an older copy")), "{account:#}");
+        assert_eq!(ping(&address(&daemon)).json()["type"], "urn:valetd:problem:older-copy");
+        assert_eq!(home.run(&["refresh", "lab"]).status.code(), Some(3), "as status and wait say it");
+        assert_eq!(home.run(&["wait", "--timeout", "1ms"]).status.code(), Some(3));
+        for verb in [&["status"][..], &["doctor", "--offline"]] {
+            let told = words(&home.run(verb));
+            assert!(told.contains("older-copy") || told.contains("older copy"), "{verb:?}: {told}");
+        }
+        daemon.until_logged("the stored credential is not used");
+        assert_eq!(sealable.server.log().token_calls.len(), asked, "the server was not asked");
+        // what the server refuses does not take its place, with a daemon or without one
+        let refuse = || {
+            let before = fs::read(&record).expect("a record");
+            let refused = home.run_with_input(&["login", "lab", "--refresh-token-stdin"], "no-token-of-the-server");
+            assert!(!refused.status.success(), "{}", words(&refused));
+            assert_eq!(fs::read(&record).expect("a record"), before);
+        };
+        refuse();
+        drop(daemon);
+        refuse();
+        let daemon = home.start();
+        daemon.until("lab", "older-copy");
+        // over it, a sign-in is saved, and counts on
+        home.sign_in("lab", &sealable.server.sign_in());
+        let account = daemon.until("lab", "usable");
+        assert_eq!(account["credential"]["saved"], true, "{account:#}");
+        assert!(account["credential"]["generation"].as_u64() > Some(3), "{account:#}");
+    }
+    // without a daemon; and the one that was signed out comes back as an older copy, too
+    let latest = fs::read(&record).expect("a record");
+    for is_running in [true, false] {
+        let daemon = is_running.then(|| home.start());
+        assert!(home.run(&["logout", "lab"]).status.success());
+        drop(daemon);
+        fs::write(&record, &latest).expect("written");
+        let daemon = home.start();
+        daemon.until("lab", "older-copy");
+        drop(daemon);
+        assert!(home.run(&["logout", "lab"]).status.success());
+    }
+    lab::sign_in(home, &sealable.server.sign_in());
+    let latest = fs::read(&record).expect("a record");
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    lab::renew(&daemon);
+    drop(daemon);
+    assert_eq!(sealable.server.log().reuse_detected, 0);
+    // who says that it is right has it used, whatever the server says then
+    fs::write(&record, &latest).expect("written");
+    assert!(home.run(&["adopt", "lab"]).status.success());
+    let daemon = home.start();
+    daemon.until("lab", "sign-in-required");
+    assert_eq!(sealable.server.log().reuse_detected, 1);
+}
+
+#[test]
+fn where_it_is_not_known_what_is_an_older_copy_that_is_said_until_somebody_seals_again() {
+    let sealable = Sealable::new();
+    let home = &sealable.home;
+    renewed(&sealable);
+    let generations = home.path("state/valetd/seal.generations.json");
+    let says = |is_said: bool| {
+        for verb in [&["status"][..], &["seal"], &["check"], &["doctor", "--offline"]] {
+            let told = words(&home.run(verb)).split_whitespace().collect::<Vec<_>>().join(" "); // lines are wrapped
+            assert_eq!(told.contains("has been begun anew"), is_said, "{verb:?}: {told}");
+        }
+    };
+    for is_cut in [false, true] {
+        match is_cut {
+            true => fs::write(&generations, "{\"version\": 1, \"key").expect("written"),
+            false => fs::remove_file(&generations).expect("removed"),
+        }
+        let daemon = home.start();
+        daemon.until("lab", "usable");
+        daemon.until_logged("has been begun anew");
+        says(true);
+        assert!(daemon.status()["daemon"]["store"]["doubt"].is_string());
+        drop(daemon);
+        let daemon = home.start();
+        daemon.until("lab", "usable");
+        says(true);
+        let daemon = is_cut.then_some(daemon); // with a daemon, and without one
+        sealable.seal("on");
+        says(false);
+        drop(daemon);
+    }
+    assert_eq!(sealable.server.log().reuse_detected, 0);
+    assert_eq!(sealable.leaks(), [""; 0]);
 }
 
 /// No verb changes a ring that cannot be read, and each of these says what is wrong with it.
@@ -929,6 +1057,7 @@ fn kill_changes(kills: usize, seed: u64) -> usize {
         let _ = home.run(&["unlock"]); // it opens the store, which finishes what was cut short
         let status = sealable.status();
         assert_eq!(status["locked"], Value::Null, "kill {kill} in {change}: {status}");
+        assert_eq!(status["doubt"], Value::Null, "kill {kill} in {change}: {status}");
         let is_clear = !sealable.leaks().is_empty();
         assert_eq!(is_clear, status["sealed"] == false, "kill {kill} in {change}: {status}");
         assert_eq!(is_clear, shows_client(home), "kill {kill} in {change}: {status}");
@@ -980,6 +1109,7 @@ fn kill_daemons(kills: usize, seed: u64) -> usize {
         daemon.until("lab", "usable");
         let status = sealable.status();
         assert_eq!(status["locked"], Value::Null, "before kill {kill}: {status}");
+        assert_eq!(status["doubt"], Value::Null, "before kill {kill}: {status}");
         assert_eq!(!sealable.leaks().is_empty(), status["sealed"] == false, "before kill {kill}: {status}");
         assert_eq!(shows_client(home), status["sealed"] == false, "before kill {kill}: {status}");
         // of one that is not sealed, there is one change that changes anything

@@ -9,7 +9,8 @@ use std::process::Output;
 use serde_json::{Value, json};
 
 use crate::support::documents::Documents;
-use crate::support::{Daemon, Home, eventually, words};
+use crate::support::terminal::Terminal;
+use crate::support::{Daemon, Home, VALETD, eventually, words};
 
 const KEY: &str = "kq8hUw2D0Zf1Yp6mJt3Rb7Lx5Nc9Vs4E";
 const SECRET: &str = "registered-secret-canary-7a1f2b60";
@@ -23,6 +24,11 @@ struct Registering {
 
 impl Registering {
     fn new() -> Self {
+        Self::with("{ file = \"../../key\" }")
+    }
+
+    /// A configuration that says this of the seal.
+    fn with(seal: &str) -> Self {
         let server = Documents::start();
         let url = server.url();
         let registered = json!({"client_id": "client-of-notes", "client_secret": SECRET,
@@ -39,7 +45,7 @@ impl Registering {
                  client = \"register\"\nupstream = \"{url}\"\nrenew = {{ minimum_spacing = \"10ms\" }}\n"
             )
         };
-        let top = "listen = [\"127.0.0.1:0\"]\nstore.seal = { file = \"../../key\" }\n";
+        let top = format!("listen = [\"127.0.0.1:0\"]\nstore.seal = {seal}\n");
         let this = Self { server, home: Home::with(&format!("{top}{}{}", account("notes"), account("more"))) };
         this.put_key();
         this
@@ -196,6 +202,31 @@ fn while_the_key_is_away_an_account_with_a_registered_client_waits_for_it_and_re
     assert_eq!((answer.status, answer.header("cache-control")), (200, Some("no-store")));
     assert_eq!(daemon.control("GET", "/v1/accounts/more/client").expect("an answer").status, 404);
     assert_eq!(stage.asked("POST /register"), 1);
+}
+
+#[test]
+fn a_sign_in_without_a_daemon_asks_for_the_passphrase_once_and_has_the_clients_secret_by_it() {
+    const PASSPHRASE: &str = "four-words-of-mine-canary-58bd";
+    let stage = Registering::with("\"passphrase\"");
+    assert!(stage.login("notes").status.success());
+    let sealed = stage.home.run_with_input(&["seal", "on", "--passphrase-stdin"], PASSPHRASE);
+    assert!(sealed.status.success(), "{}", words(&sealed));
+    assert_eq!(stage.leaks(), [""; 0]);
+    let before = stage.proved();
+    for (typed, code) in [("four-words-of-hers", 5), (PASSPHRASE, 0)] {
+        let line = format!("echo rt-of-a-person | '{VALETD}' login notes --refresh-token-stdin");
+        let mut terminal = Terminal::open(&stage.home, &line);
+        terminal.answer("Passphrase: ", typed);
+        let (exit, shown) = terminal.exit();
+        assert_eq!(exit, Some(code), "{shown}");
+        assert_eq!(shown.matches("Passphrase: ").count(), 1, "{shown}");
+    }
+    assert!(stage.proved() > before);
+    assert_eq!((stage.asked("POST /register"), stage.leaks()), (1, vec![]));
+    // what opens nothing takes nothing back, and says so
+    let removed = stage.is_done(&["remove", "notes"]);
+    assert!(removed.contains("the client stays registered at the server: the store is locked"), "{removed}");
+    assert!(!stage.file("notes.client.json").exists());
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use valetd::stand_in::{Options, PASSWORD, Provider, USERNAME};
+use valetd::stand_in::{Behaviour, Options, PASSWORD, Provider, USERNAME};
 
 use crate::support::lab::Server;
 use crate::support::terminal::Terminal;
@@ -94,6 +94,35 @@ fn one_way_of_several_can_be_chosen_by_number_by_name_and_by_option() {
     home.write_config(&config(&server, "[\"paste\"]"));
     let refused = home.run(&["login", "lab", "--username", USERNAME]);
     assert!(!refused.status.success() && words(&refused).contains("asks for a user name"), "{}", words(&refused));
+}
+
+#[test]
+fn a_password_that_is_not_taken_and_a_server_that_cannot_answer_have_each_their_own_remedy() {
+    let server = Server::start(Provider::Gbdx, Options::default());
+    let home = Home::with(&config(&server, "[\"password\"]"));
+    let login = |password: &str| {
+        let way = ["login", "lab", "--username", USERNAME, "--password-stdin"];
+        let output = home.run_with_input(&way, password);
+        (output.status.code(), words(&output))
+    };
+    let (code, said) = login("wrong");
+    assert!(code == Some(1) && said.contains("wrong user name or password\n  check user name and password"), "{said}");
+    let field = |name: &str, value: &str| vec![(name.to_owned(), value.to_owned())];
+    let rows = [
+        (502, vec![], "answered 502 with a web page", "is in trouble: sign in again later (valetd doctor"),
+        (503, field("Retry-After", "600"), "answered 503", "asked again in 10 min: sign in then"),
+        (302, field("Location", "https://elsewhere.example"), "with a redirect", "correct the account's endpoint"),
+        (429, vec![], "answered 429", "too many requests: sign in again in a few minutes"),
+    ];
+    for (status, fields, what, remedy) in rows {
+        server.behave(Behaviour::Status(status, "<p>no</p>".to_owned(), fields), Some(1));
+        let (code, said) = login(PASSWORD);
+        assert!(code == Some(1) && said.contains(what) && said.contains(remedy), "{status}: {said}");
+    }
+    server.behave(Behaviour::Html, Some(1));
+    let (code, said) = login(PASSWORD);
+    assert!(code == Some(1) && said.contains("something else than the token endpoint may have answered"), "{said}");
+    assert_eq!(login(PASSWORD).0, Some(0));
 }
 
 #[test]

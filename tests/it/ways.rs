@@ -682,6 +682,15 @@ fn gbdx_is_asked_who_is_signed_in_by_its_own_endpoint() {
     let output = home.run(&["login", "gbdx", "--check"]);
     let told = format!("gbdx: {USERNAME} (7) is signed in, says {}\n", parts(url).0);
     assert_eq!((output.status.code(), words(&output)), (Some(0), told));
+    // where no daemon could ask, what is known is said, and what to start
+    drop(daemon);
+    let output = home.run(&["login", "gbdx", "--check"]);
+    let said = words(&output);
+    assert!(output.status.code() == Some(1) && said.contains(&format!("{USERNAME} has signed in; ")), "{said}");
+    assert!(said.contains("start it: valetd run; then: valetd login gbdx --check"), "{said}");
+    assert!(home.run(&["logout", "gbdx"]).status.success());
+    let output = home.run(&["login", "gbdx", "--check"]);
+    assert!(output.status.code() == Some(3) && words(&output).contains("nobody is signed in"), "{}", words(&output));
 }
 
 #[test]
@@ -773,7 +782,7 @@ fn the_provider_is_asked_who_is_signed_in_and_nothing_changes() {
         (output.status.code(), words(&output))
     };
     let (code, said) = check();
-    assert!(code == Some(1) && said.contains("start it"), "the daemon has the token: {said}");
+    assert!(code == Some(3) && said.contains("nobody is signed in"), "{said}");
     let daemon = home.start();
     assert!(check().1.contains("no usable access token"), "{}", check().1);
     let mut terminal = Terminal::open(&home, &login(" --no-qr"));

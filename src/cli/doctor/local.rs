@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 
 use super::super::configuration::{Loaded, load_config};
-use super::super::holder::lock_holder;
+use super::super::holder::{how_to_reach, in_words, lock_holder};
 use super::super::manager::{self, Unit};
 use super::super::options::Options;
 use super::super::status::mcp_in_words;
@@ -88,14 +88,13 @@ pub(super) fn daemon(places: &Paths, status: &Result<StatusReport, ClientError>,
         Err(error) => {
             let folder = places.state_dir.display();
             return vec![match (error, lock_holder(&places.state_dir)) {
-                (ClientError::NotRunning(_), Some(pid)) => fail(
-                    CHECK,
-                    format!("{error}, and another daemon{pid} holds {folder}"),
-                    "it was started with other options, or is on its way up or down: stop it, or use its --socket",
-                ),
+                (ClientError::NotRunning(_), Some(holder)) => {
+                    fail(CHECK, error.to_string(), how_to_reach(&places.state_dir, &holder))
+                }
                 (ClientError::NotRunning(_), None) => fail(CHECK, error.to_string(), manager::how_to_start(options)),
                 // one is there: another that is started would find everything taken
-                (error, Some(pid)) => {
+                (error, Some(holder)) => {
+                    let pid = in_words(&holder);
                     fail(CHECK, format!("{error}; a daemon{pid} holds {folder}"), "end it, and start it again")
                 }
                 (error, None) => fail(CHECK, error.to_string(), "end what listens there, and start the daemon again"),

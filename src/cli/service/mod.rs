@@ -2,14 +2,14 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
 use super::configuration::{load_config, places};
 use super::failure::{Exit, Failure};
-use super::holder::lock_holder;
+use super::holder::{in_words, lock_holder};
 use super::manager::{
     CONTROL_SOCKET, ELSEWHERE, SERVICE, SOCKET, Unit, command, has_linger, manager, unit_file, unit_texts, unstartable,
     why_not_started,
@@ -109,7 +109,7 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
             let installed = install(&places, wishes, linger, take_over);
             installed.map_err(|failure| failure.while_doing("installing the service"))
         }
-        Action::Uninstall => uninstall(),
+        Action::Uninstall => uninstall(&places(options)?),
         Action::Status => status(),
     }
 }
@@ -209,7 +209,8 @@ fn install(places: &Paths, wishes: Wishes<'_>, linger: bool, take_over: bool) ->
 /// Sees to it that the addresses can be had: a daemon of this user that was started by hand is ended, if that is wanted.
 fn make_room(places: &Paths, wishes: Wishes<'_>, take_over: bool) -> Result<(), Failure> {
     let asked = block_on(async { Client::connect(&places.socket).await?.status().await })?;
-    if let Some(report) = daemon_in_the_way(asked, lock_holder(&places.state_dir).as_deref())? {
+    let holder = lock_holder(&places.state_dir).as_ref().map(in_words);
+    if let Some(report) = daemon_in_the_way(asked, holder.as_deref())? {
         let DaemonReport { pid, uptime_seconds, .. } = report.daemon;
         let who = format!("a valetd that was started by hand runs (pid {pid}, up {})", length(uptime_seconds));
         if !take_over && !is_agreed(&format!("{who}. End it, and let the service go on in its place?")) {
@@ -283,7 +284,7 @@ fn runs_an_older_program(places: &Paths, program: &Path) -> bool {
 }
 
 #[expect(clippy::disallowed_methods, reason = "units that this program has installed")]
-fn uninstall() -> Result<Exit, Failure> {
+fn uninstall(places: &Paths) -> Result<Exit, Failure> {
     let doing = |failure: Failure| failure.while_doing("removing the service");
     let folder = unit_folder().map_err(doing)?;
     let drop_ins = DROP_INS.map(|name| drop_in(&folder, name));
@@ -293,7 +294,20 @@ fn uninstall() -> Result<Exit, Failure> {
         return Ok(Exit::Fine);
     }
     let mut said = Vec::new();
-    if manager().is_ok() {
+    let mut exit = Exit::Fine;
+    if let Err(why) = manager() {
+        remark(&format!("nothing was stopped: {why}"));
+        if let Some(holder) = lock_holder(&places.state_dir) {
+            remark(&format!("a daemon{} runs and goes on: end it where it runs, or with kill", in_words(&holder)));
+            exit = Exit::Failed;
+        }
+        // as `systemctl disable` does where there is a manager
+        for link in enabling_links(&folder) {
+            fs::remove_file(&link)
+                .map_err(|error| doing(Failure::new(error).while_doing(format!("removing {}", link.display()))))?;
+            said.push(format!("removed    {}", link.display()));
+        }
+    } else {
         // a manager that cannot be told goes on running what has no unit any more
         systemctl(&["daemon-reload"]).map_err(|failure| {
             doing(failure.with_remedy("nothing was removed; end the daemon where it runs, or try again in a session"))
@@ -322,7 +336,20 @@ fn uninstall() -> Result<Exit, Failure> {
     }
     said.push("credentials and configuration are still there; valetd logout removes a login".to_owned());
     print(&format!("{}\n", said.join("\n")))?;
-    Ok(Exit::Fine)
+    Ok(exit)
+}
+
+/// The links that have a manager start our units (systemctl(1), "enable"), by their names.
+fn enabling_links(folder: &Path) -> Vec<PathBuf> {
+    let entries = |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let wanting = entries(folder).filter(|path| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name.ends_with(".wants") || name.ends_with(".requires")
+    });
+    let is_ours = |link: &PathBuf| {
+        link.is_symlink() && UNITS.iter().any(|(name, _)| link.file_name().is_some_and(|found| found == *name))
+    };
+    wanting.collect::<Vec<_>>().iter().flat_map(|folder| entries(folder)).filter(is_ours).collect()
 }
 
 fn status() -> Result<Exit, Failure> {

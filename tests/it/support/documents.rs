@@ -22,6 +22,8 @@ pub struct Documents {
 #[derive(Default)]
 struct State {
     documents: BTreeMap<String, Document>,
+    /// What a path answers to a body with a word in it.
+    to_words: Vec<(String, String, Document)>,
     /// Method and path of what was asked, and the body.
     asked: Vec<(String, String)>,
 }
@@ -54,6 +56,12 @@ impl Documents {
     pub fn put_with(&self, path: &str, status: u16, fields: &str, body: impl ToString) {
         let document = Document { status, fields: fields.to_owned(), body: body.to_string() };
         self.state.lock().expect("no panic").documents.insert(path.to_owned(), document);
+    }
+
+    /// Says what a path answers from now on to a body with this word in it.
+    pub fn put_to(&self, path: &str, word: &str, status: u16, body: impl ToString) {
+        let document = Document { status, fields: String::new(), body: body.to_string() };
+        self.state.lock().expect("no panic").to_words.push((path.to_owned(), word.to_owned(), document));
     }
 
     /// What was asked so far: `GET /path`, and the body.
@@ -90,8 +98,11 @@ fn answer(state: &Mutex<State>, stream: TcpStream) {
     let found = {
         let mut state = state.lock().expect("no panic");
         let unless = if validator.is_empty() { String::new() } else { format!(" unless {validator}") };
-        state.asked.push((format!("{method} {path}{unless}"), String::from_utf8_lossy(&body).into_owned()));
-        state.documents.get(&path).cloned()
+        let text = String::from_utf8_lossy(&body).into_owned();
+        let to_word = state.to_words.iter().find(|(its, word, _)| *its == path && text.contains(word));
+        let found = to_word.map(|(.., document)| document).or_else(|| state.documents.get(&path)).cloned();
+        state.asked.push((format!("{method} {path}{unless}"), text));
+        found
     };
     let missing = Document { status: 404, fields: String::new(), body: "{}".to_owned() };
     let Document { mut status, fields, mut body } = found.unwrap_or(missing);

@@ -139,6 +139,11 @@ impl Home {
         self.valetd(arguments).output().expect("valetd runs")
     }
 
+    /// The same, for the daemon at another socket.
+    pub fn run_at(&self, socket: &Path, arguments: &[&str]) -> Output {
+        self.valetd(arguments).arg("--socket").arg(socket).output().expect("valetd runs")
+    }
+
     /// Runs it with something on its standard input.
     pub fn run_with_input(&self, arguments: &[&str], input: &str) -> Output {
         with_input(self.valetd(arguments), input)
