@@ -33,11 +33,12 @@ impl<'a> Confidential<'a> {
         std::iter::once(self.token).chain(self.added)
     }
 
-    /// All of them, to be looked for in a body; `None` if there are none.
+    /// All of them, also as what encodes them, to be looked for in a body; `None` if there are none.
     pub(crate) fn all(self) -> Option<Secrets> {
+        let token = self.token.also_encoded();
         let all = match self.added {
-            Some(added) => self.token.and(added),
-            None => self.token.clone(),
+            Some(added) => token.and(&added.also_encoded()),
+            None => token,
         };
         (!all.is_empty()).then_some(all)
     }
