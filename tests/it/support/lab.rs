@@ -94,6 +94,7 @@ pub(crate) fn renew(daemon: &Daemon<'_>) -> Value {
         Some(daemon.account("lab")).filter(|account| {
             account["token_requests"].as_u64() > before["token_requests"].as_u64()
                 && came_to(account) != came_to(&before)
+                && account["state"] != "renewing"
         })
     })
 }
