@@ -2,7 +2,7 @@
 //! is asked through the daemon that has the store; where none runs, it is opened.
 
 use super::configuration::{STORE_PATIENCE, when_free};
-use super::failure::Failure;
+use super::failure::{Exit, Failure};
 use super::opening::{of_store, unlocked};
 use super::options::Options;
 use super::runtime::block_on;
@@ -84,10 +84,14 @@ impl Registry<'_> {
             None => "it was taken back at the server".to_owned(),
             Some(why) => format!("the client {client_id:?} stays registered at the server: {why}"),
         };
-        Ok(Err(format!(
-            "the client was registered, and could not be kept: {}; {undone}",
-            failure.problems_or_itself().join("; ")
-        )))
+        let (exit, remedy) = (failure.exit, failure.remedy.clone());
+        let why = failure.problems_or_itself().join("; ");
+        let words = format!("the client was registered, and could not be kept: {why}; {undone}");
+        match remedy {
+            // somebody has locked meanwhile: that is no fault of the server's
+            Some(remedy) if exit == Exit::Locked => Err(Failure::say(words).with_exit(exit).with_remedy(remedy)),
+            Some(_) | None => Ok(Err(words)),
+        }
     }
 
     fn keep(&self, id: &AccountId, registration: &Registration) -> Result<(), Failure> {

@@ -13,6 +13,7 @@ use super::problem::{Problem, kind};
 use super::seal_verbs::store_locked;
 use super::state::ControlState;
 use crate::config::AccountId;
+use crate::oauth::ClientAuth;
 use crate::oauth::rfc7591::Registration;
 use crate::store::{Store, StoreError};
 
@@ -38,7 +39,10 @@ pub(super) async fn show(state: &ControlState, id: &str) -> Result<Answer, Probl
 
 pub(super) async fn keep(state: &ControlState, id: &str, body: &Bytes) -> Result<Answer, Problem> {
     let account = account(id)?;
+    // one that is sealed, say, would be one without its secret
+    let is_whole = |found: &Registration| found.client_secret.is_some() || found.client.client_auth == ClientAuth::None;
     let registration = Registration::read_file(body, account.as_str())
+        .filter(is_whole)
         .ok_or_else(|| bad_request("not a registration of this account"))?;
     info!(%account, "a registered client was handed in over the control socket");
     work(state, move |store| store.keep_registration(&account, &registration)).await?;

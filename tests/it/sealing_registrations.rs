@@ -2,6 +2,8 @@
 //! and while the key is away nobody takes a client for none, and registers another.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Output;
@@ -201,7 +203,49 @@ fn while_the_key_is_away_an_account_with_a_registered_client_waits_for_it_and_re
     let answer = daemon.control("GET", "/v1/accounts/notes/client").expect("an answer");
     assert_eq!((answer.status, answer.header("cache-control")), (200, Some("no-store")));
     assert_eq!(daemon.control("GET", "/v1/accounts/more/client").expect("an answer").status, 404);
+    // what has lost its secret takes no client's place
+    let sealed = fs::read_to_string(stage.file("notes.client.json")).expect("a file");
+    let answer = stage.home.control_with("PUT", "/v1/accounts/notes/client", &sealed).expect("an answer");
+    assert_eq!(answer.status, 400, "{}", answer.text());
+    stage.renew(&daemon);
     assert_eq!(stage.asked("POST /register"), 1);
+}
+
+#[test]
+fn a_lock_that_comes_while_a_client_is_registered_is_said_as_a_lock() {
+    let stage = Registering::new();
+    stage.is_done(&["seal", "on"]);
+    let registrar = TcpListener::bind("127.0.0.1:0").expect("an address");
+    let address = registrar.local_addr().expect("an address");
+    let config = fs::read_to_string(stage.home.path("config/valetd/config.toml")).expect("a configuration");
+    let there = format!("registration_endpoint = \"http://{address}");
+    let here = format!("registration_endpoint = \"{}", stage.server.url());
+    stage.home.write_config(&config.replace(&here, &there));
+    let _daemon = stage.home.start();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let (mut stream, _) = registrar.accept().expect("a connection");
+            let mut asked = Vec::new();
+            while !asked.ends_with(b"}") {
+                let mut part = [0; 4096];
+                let length = stream.read(&mut part).expect("a request");
+                assert!(length > 0, "a whole request");
+                asked.extend_from_slice(&part[..length]);
+            }
+            stage.is_done(&["lock", "--all"]);
+            let body = r#"{"client_id": "of-a-moment"}"#;
+            let head = format!("HTTP/1.1 201 Created\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+            stream.write_all(format!("{head}{body}").as_bytes()).expect("written");
+        });
+        let output = stage.login("notes");
+        assert_eq!(output.status.code(), Some(5), "{}", words(&output));
+        assert!(
+            words(&output).contains("of-a-moment") && words(&output).contains("valetd unlock"),
+            "{}",
+            words(&output)
+        );
+    });
+    assert!(!stage.file("notes.client.json").exists());
 }
 
 #[test]
