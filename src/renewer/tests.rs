@@ -412,6 +412,23 @@ fn a_sign_in_takes_the_place_of_what_has_lost_its_key() {
 }
 
 #[test]
+fn what_could_not_be_tried_takes_the_place_of_no_record_that_is_not_used() {
+    for cause in [Withholding::KeyGone, Withholding::OtherMachine, Withholding::OlderCopy] {
+        let withheld = NotLoaded::Withheld(cause, "somebody may adopt it, and its key may come back".to_owned());
+        let mut renewer = Renewer::new(Diary::default(), 7);
+        renewer.configure(&config(), |_| Err(withheld.clone()), T0);
+        renewer.world.lines.clear();
+        let (trial, mut told) = hand_in(&mut renewer, signed_in("n1"), T0);
+        renewer.answered(&lab(), trial, unreachable_server(), T0);
+        let told = told.try_recv().expect("answered");
+        assert!(matches!(told, Err(RequestError::CredentialUntried(_))), "{cause:?}: {told:?}");
+        let lines = &renewer.world.lines;
+        assert!(!lines.iter().any(|line| line.starts_with("save")), "{cause:?}: {lines:?}");
+        assert_eq!(renewer.views()[0].withheld.as_ref().map(|withheld| withheld.cause), Some(cause));
+    }
+}
+
+#[test]
 fn a_credential_is_never_sent_to_another_server_than_the_one_that_issued_it() {
     let mut record = Record::new(&config().accounts[&lab()], 1, signed_in("r1"), 0);
     record.issued_by = "https://evil.example".into();

@@ -279,11 +279,14 @@ impl<W: World> Renewer<W> {
         self.take(id, new, is_usable.then_some(Ok(tokens)), reply, now);
     }
 
-    /// Whether only what has worked is taken, mostly as the account has a credential.
+    /// Whether only what has worked is taken, mostly as the account has a credential, or the store has one that is withheld:
+    /// somebody may yet adopt that, and its key may come back.
     fn keeps_what_works(&self, id: &AccountId, new: &NewCredential) -> bool {
         match new.trial {
             Trial::Proven => true,
-            Trial::Required => self.accounts.get(id).is_some_and(|state| state.record.is_some()),
+            Trial::Required => {
+                self.accounts.get(id).is_some_and(|state| state.record.is_some() || state.is_kept_from_us())
+            }
             Trial::Preferred | Trial::Skipped => false,
         }
     }

@@ -55,8 +55,14 @@ pub(crate) async fn take(
 ) -> Result<Taken, NotTaken> {
     // what cannot be read is set aside by the store, and replaced
     let loaded = store.load(&account.id);
-    // somebody may yet adopt it
-    let is_withheld = matches!(loaded, Err(StoreError::OtherMachine { .. } | StoreError::OlderCopy { .. }));
+    // somebody may yet adopt it, and its key may come back
+    let is_withheld = matches!(
+        loaded,
+        Err(StoreError::OtherMachine { .. }
+            | StoreError::OlderCopy { .. }
+            | StoreError::KeyGone { .. }
+            | StoreError::Locked { .. })
+    );
     let previous = loaded.ok().flatten();
     if let Some(words) = previous.as_ref().and_then(|record| record.keeps_out_untried(&new)) {
         return Err(NotTaken::AnotherPerson(words));
@@ -105,7 +111,7 @@ pub(crate) async fn take(
     let take_back = || match &previous {
         Some(record) => store.save(record),
         None if is_withheld => Ok(()),
-        None => store.remove(&account.id),
+        None => store.take_back(&account.id),
     };
     let mut answer = redeem(endpoint, &asked, &grant(&new)).await;
     if answer.as_ref().is_err_and(|failure| failure.wants_rotation) {

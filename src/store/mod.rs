@@ -451,7 +451,8 @@ impl Store {
         let path = self.path(&record.account);
         let length = inner.written(record, Marks::default(), &path)?.len();
         match inner.read(&record.account) {
-            Ok(_) | Err(StoreError::Corrupt { .. } | StoreError::KeyGone { .. }) => {}
+            // that something can be sealed is known: a key that is away is an earlier one, as at a save
+            Ok(_) | Err(StoreError::Corrupt { .. } | StoreError::KeyGone { .. } | StoreError::Locked { .. }) => {}
             Err(error) => return Err(error),
         }
         let disk = &mut inner.folder.disk;
@@ -743,6 +744,19 @@ impl Store {
     ///
     /// [`StoreError::Io`].
     pub(crate) fn remove(&self, account: &AccountId) -> Result<(), StoreError> {
+        self.remove_here(account, true)
+    }
+
+    /// Forgets an account's record that was a trial's and came to nothing; what was set aside of earlier ones stays.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Io`].
+    pub(crate) fn take_back(&self, account: &AccountId) -> Result<(), StoreError> {
+        self.remove_here(account, false)
+    }
+
+    fn remove_here(&self, account: &AccountId, takes_what_was_set_aside: bool) -> Result<(), StoreError> {
         let Inner { folder, sealing, .. } = &mut *self.inner();
         let name = file_name(account);
         let last = folder.peek(&name).ok().flatten().and_then(|bytes| sealing.read(&bytes, account).ok());
@@ -751,7 +765,8 @@ impl Store {
         let mut steps = || {
             disk.remove(&temporary_name(&name))?; // of a save that failed: nothing is left to be finished
             disk.remove(&name)?;
-            for kept in disk.names()?.iter().filter(|found| found.starts_with(&set_aside)) {
+            let kept = if takes_what_was_set_aside { disk.names()? } else { Vec::new() };
+            for kept in kept.iter().filter(|found| found.starts_with(&set_aside)) {
                 disk.remove(kept)?;
             }
             disk.settle()
