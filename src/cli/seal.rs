@@ -236,7 +236,7 @@ pub(super) fn failure_of(error: SealError) -> Failure {
         error @ SealError::Ring(_) => Failure::new(error).with_exit(Exit::Locked),
         SealError::Store(error) => of_store(error),
         error @ SealError::CodeVoid => Failure::new(error).with_remedy(advised("seal recovery")),
-        error @ (SealError::NotSealed | SealError::NoRandomness) => Failure::new(error),
+        error @ (SealError::OlderCopies(_) | SealError::NotSealed | SealError::NoRandomness) => Failure::new(error),
     }
 }
 

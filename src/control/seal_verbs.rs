@@ -16,6 +16,7 @@ use crate::advice::advised;
 use crate::config::AccountId;
 use crate::key_source::{KeySources, Kind};
 use crate::platform::clock::unix_seconds;
+use crate::renewal::Phase;
 use crate::secret::Secret;
 use crate::store::{Adoption, Left, SealChange, SealChanged, SealError, Store, StoreError};
 
@@ -145,7 +146,7 @@ pub(super) struct AdoptOrder {
     pub(super) adoption: Adoption,
 }
 
-/// Has a record used here that was last used on another machine.
+/// Has a record used here that was last used on another machine, or is an older copy of which nobody has a later one.
 pub(super) async fn adopt(
     state: &ControlState,
     line: &Line,
@@ -159,7 +160,19 @@ pub(super) async fn adopt(
     refuse_behind_the_wall(state)?;
     let invocation = state.facts.borrow().invocation.clone();
     let login = format!("{invocation} login {account}");
-    let adopted = work(state, line, None, move |store, _| Ok(store.adopt(&account, adoption)?)).await?;
+    let refresh = format!("{invocation} refresh {account}");
+    let is_dead = |view: &AccountView| matches!(view.snapshot.phase, Phase::SignInRequired { .. });
+    let is_at_hand = |view: &AccountView| view.id == account && view.stored.is_some() && !is_dead(view);
+    let is_at_hand = state.accounts.views().iter().any(is_at_hand);
+    let adopted = work(state, line, None, move |store, _| match store.load(&account) {
+        Err(StoreError::OlderCopy { .. }) if is_at_hand => Ok(None),
+        _ => Ok(Some(store.adopt(&account, adoption)?)),
+    });
+    let Some(adopted) = adopted.await? else {
+        // it would take the place of the one that works
+        let words = "the daemon has a later one at hand, and the file is an older copy, which its next save replaces";
+        return Err(Problem::new(409, kind::REFUSED, "that cannot be done now", words).with_remedy(refresh));
+    };
     if !adopted {
         let problem = Problem::new(409, kind::REFUSED, "that cannot be done now", "nobody has signed in");
         return Err(problem.with_remedy(login));
@@ -311,7 +324,9 @@ async fn work<T: Send + 'static>(
                 SealError::CodeVoid => {
                     refused(words).with_remedy(format!("{} seal recovery", state.facts.borrow().invocation))
                 }
-                SealError::NoSource(_) | SealError::NotSealed | SealError::NoRandomness => refused(words),
+                SealError::NoSource(_) | SealError::OlderCopies(_) | SealError::NotSealed | SealError::NoRandomness => {
+                    refused(words)
+                }
                 SealError::Store(StoreError::Locked { .. }) => store_locked(state, words),
                 SealError::Store(_) => refused(words),
             })

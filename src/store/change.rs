@@ -147,7 +147,8 @@ impl Store {
             }
             Some(_) => {}
         }
-        if !left.0.is_empty() {
+        // a key that nothing needs any more is in the ring no more
+        if !self.inner().sealing.missing().is_empty() {
             said.push(format!(
                 "what is left as it was opens again when its key comes back, or by the recovery code of that time; to use \
                  such an account before that: {}",

@@ -148,6 +148,16 @@ pub(super) fn note_removed(folder: &mut Folder, sealing: &mut Sealing, account: 
     note(folder, sealing, kept, account, last.saturating_add(1));
 }
 
+/// Removes the file, where nothing is sealed any more, or yet.
+///
+/// # Errors
+///
+/// [`StoreError::Io`]; then it is there still.
+pub(super) fn forget(folder: &mut Folder) -> Result<(), StoreError> {
+    let removed = folder.disk.remove(GENERATIONS).and_then(|()| folder.disk.settle());
+    removed.map_err(|error| io_error("remove", &folder.path.join(GENERATIONS), error))
+}
+
 /// The key that the file is sealed under.
 pub(super) fn key_in_use(folder: &mut Folder) -> Option<KeyId> {
     let bytes = folder.peek(GENERATIONS).ok().flatten()?;

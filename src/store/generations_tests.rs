@@ -210,12 +210,35 @@ fn a_store_of_a_valetd_that_kept_no_generations_begins_to_without_a_word_and_uns
 
     let folder = tempfile::tempdir().unwrap();
     let store = unlocked(&disk);
-    store.change_seal(SealChange::Off, &sources_of(folder.path(), SECRETS[0]), 2).unwrap();
+    let off = || store.change_seal(SealChange::Off, &sources_of(folder.path(), SECRETS[0]), 2);
+    // nobody could tell it any more, and it would be spent
+    let words = off().unwrap_err().to_string();
+    assert!(words.contains("gbdx.json is an older copy") && words.contains("adopt NAME"), "{words}");
+    assert!(is_refused(&unlocked(&disk)), "nothing has changed");
+    assert!(store.adopt(&id("gbdx"), Adoption::ByThisMachine).unwrap());
+    off().unwrap();
     let names: Vec<String> = disk.files().into_keys().filter(|name| !name.ends_with(".client.json")).collect();
     assert_eq!(names, ACCOUNTS.map(|account| format!("{account}.json")));
     assert!(disk.files().values().all(|bytes| !String::from_utf8_lossy(bytes).contains("is_counted")));
     // in the clear, nothing is counted
+    disk.put("gbdx.json", &file::write(&record(7)));
     assert_eq!(generation_of(&on(&disk)), Some(7));
+}
+
+#[test]
+fn what_was_signed_in_anew_between_two_seals_is_no_older_copy_whatever_the_first_one_has_left() {
+    let (disk, [seventh, _]) = renewed_twice();
+    // by which the old key stays in the ring
+    disk.put("other.json.corrupt-1", &seventh);
+    let store = unlocked(&disk);
+    store.unseal().unwrap();
+    store.remove(&id("gbdx")).unwrap();
+    store.save(&record(store.generation(&id("gbdx")) + 1)).unwrap();
+    store.seal(&offer(SECRETS[0]), 2).unwrap();
+    for store in [store, unlocked(&disk)] {
+        assert_eq!(generation_of(&store), Some(1));
+        assert_eq!(store.seal_state().doubt, None);
+    }
 }
 
 #[test]

@@ -11,10 +11,11 @@ use super::disk::{LARGEST, ReadError};
 use super::error::{StoreError, io_error, no_randomness};
 use super::file::{self, Marked, Marks, Unreadable};
 use super::folder::{CORRUPT, Folder, account_of};
-use super::generations::{self, GENERATIONS};
+use super::generations;
 use super::record::Credential;
 use super::seal::{self, Key, KeyId, NONCE_LENGTH, Ring, RingKey, SLOT_RANDOM, Slot, Stretch};
 use super::sealing::{Held, Sealing, Trouble, is_sealed, key_of};
+use crate::advice::advised;
 use crate::config::AccountId;
 use crate::key_source::{Kind, Offer};
 use crate::oauth::rfc7591::Registration;
@@ -39,6 +40,13 @@ pub(crate) enum SealError {
     /// Somebody else has made a code, or another key, since this code was made.
     #[error("another recovery code or key was made meanwhile, and the code shown here opens nothing")]
     CodeVoid,
+    /// In the clear, nobody could tell older copies from records; their files.
+    #[error(
+        "{} is an older copy, as from a backup, which would be used in the clear: first sign in ({}), or adopt it if it is the \
+         latest all the same ({}), or remove the file",
+        .0.join(", "), advised("login NAME"), advised("adopt NAME")
+    )]
+    OlderCopies(Vec<String>),
     /// There is no seal to change.
     #[error("the store is not sealed")]
     NotSealed,
@@ -115,6 +123,11 @@ pub(super) fn seal(
         (&id, &key),
     );
     let mut ring = sealing.ring().cloned().unwrap_or_default();
+    if ring.active.is_none() {
+        // of a seal before this one: what was saved in the clear since was not counted. What somebody has put in its place is
+        // told of by what follows
+        let _ = generations::forget(folder);
+    }
     ring.keys.push(RingKey { id: id.clone(), made_at: unix_now, slots: vec![slot] });
     ring.active = Some(id.clone());
     ring.because.clone_from(&offer.because);
@@ -131,9 +144,14 @@ pub(super) fn seal(
     Ok(left)
 }
 
-/// Everything is in the clear again, and the ring is gone.
+/// Everything is in the clear again, and the ring is gone. Refused while there is an older copy of a record: that it is one
+/// would be forgotten, and its refresh token presented.
 pub(super) fn unseal(folder: &mut Folder, sealing: &mut Sealing) -> Result<Left, SealError> {
     refuse_to_leave_behind(folder, sealing)?;
+    let older = older_copies(folder, sealing)?;
+    if !older.is_empty() {
+        return Err(SealError::OlderCopies(older));
+    }
     let mut ring = ring_to_change(sealing)?;
     ring.active = None;
     folder.replace(RING, &ring.write())?;
@@ -235,9 +253,10 @@ pub(super) fn finish(folder: &mut Folder, sealing: &mut Sealing) -> Result<Left,
         return Ok(left);
     }
     if kept.keys.is_empty() {
+        // what somebody has put in its place is in nobody's way
+        left.0.extend(generations::forget(folder).err().map(|error| error.to_string()));
         let path = folder.path.join(RING);
         let mut steps = || {
-            folder.disk.remove(GENERATIONS)?;
             folder.disk.remove(RING)?;
             folder.disk.settle()
         };
@@ -262,7 +281,11 @@ fn kept_generations(folder: &mut Folder, sealing: &mut Sealing, is_vouched_for: 
 /// The same where a person seals what is sealed already: what is there now is as it should be.
 pub(super) fn finish_vouched_for(folder: &mut Folder, sealing: &mut Sealing) -> Result<Left, StoreError> {
     kept_generations(folder, sealing, true);
-    finish(folder, sealing)
+    let mut left = finish(folder, sealing)?;
+    // as where it is sealed for the first time: something may have come in the clear since
+    forget_what_was_set_aside(folder)?;
+    left.0.extend(copies_in_the_clear(folder)?);
+    Ok(left)
 }
 
 /// What is to stand in a file, by what stands there.
@@ -354,6 +377,20 @@ fn refuse_to_leave_behind(folder: &mut Folder, sealing: &Sealing) -> Result<(), 
         }
     }
     Ok(())
+}
+
+/// The files of the records of which a later one was saved here.
+fn older_copies(folder: &mut Folder, sealing: &Sealing) -> Result<Vec<String>, StoreError> {
+    let kept = generations::find(folder, sealing);
+    let mut found = Vec::new();
+    for Sealable { kind, account, name } in sealable(folder.names()?) {
+        let Some(latest) = kept.latest(&account).filter(|_| kind == SealableKind::Record) else { continue };
+        let Some(bytes) = folder.peek(&name)? else { continue };
+        if sealing.read(&bytes, &account).is_ok_and(|found| found.record.generation < latest) {
+            found.push(folder.path.join(&name).display().to_string());
+        }
+    }
+    Ok(found)
 }
 
 /// What could not be read, and was set aside in the clear, may hold a token.

@@ -164,7 +164,7 @@ fn unsealing_that_was_cut_short_is_sealed_still_and_waits_for_its_key() {
 fn a_crash_while_a_start_finishes_what_a_crash_left_loses_nothing_either() {
     let disk = plain();
     let store = on(&disk);
-    disk.plant(35, Fault::Crash);
+    disk.plant(38, Fault::Crash);
     store.seal(&offer(SECRETS[0]), 1).unwrap_err();
     assert!(disk.fault_has_happened());
     let half = disk.after_a_kill();

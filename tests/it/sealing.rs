@@ -630,6 +630,38 @@ fn where_it_is_not_known_what_is_an_older_copy_that_is_said_until_somebody_seals
     assert_eq!(sealable.leaks(), [""; 0]);
 }
 
+#[test]
+fn nobody_adopts_an_older_copy_over_the_later_credential_that_the_daemon_has() {
+    let sealable = Sealable::new();
+    let home = &sealable.home;
+    let record = home.path("state/valetd/lab.json");
+    let [older, _] = renewed(&sealable);
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    lab::renew(&daemon);
+    fs::write(&record, &older).expect("written");
+    let refused = home.run(&["adopt", "lab"]);
+    assert!(!refused.status.success() && words(&refused).contains("refresh lab"), "{}", words(&refused));
+    lab::renew(&daemon);
+    drop(daemon);
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    assert_eq!(sealable.server.log().reuse_detected, 0);
+}
+
+#[test]
+fn a_refused_sign_in_leaves_what_was_set_aside_where_it_is() {
+    let sealable = Sealable::new();
+    let home = &sealable.home;
+    let record = home.path("state/valetd/lab.json");
+    fs::write(&record, "{\"version\": 1, \"cut").expect("written");
+    let refused = home.run_with_input(&["login", "lab", "--refresh-token-stdin"], "no-token-of-the-server");
+    assert!(!refused.status.success(), "{}", words(&refused));
+    assert!(!record.exists() && home.path("state/valetd/lab.json.corrupt-1").exists(), "{}", words(&refused));
+    assert!(home.run(&["logout", "lab"]).status.success());
+    assert!(!home.path("state/valetd/lab.json.corrupt-1").exists(), "a sign-out takes it along");
+}
+
 /// No verb changes a ring that cannot be read, and each of these says what is wrong with it.
 fn is_said_and_stays(home: &Home, says: &[&str]) {
     let changes: [&[&str]; 5] =
@@ -694,6 +726,10 @@ fn who_has_lost_the_key_is_told_a_way_out_that_works_and_loses_nothing_that_may_
             let action = account["next_action"].as_str().expect("one");
             assert!(action.contains("login lab"), "{action}");
         }
+        // nor by what the server refuses
+        let refused = home.run_with_input(&["login", "lab", "--refresh-token-stdin"], "no-token-of-the-server");
+        assert!(!refused.status.success(), "{}", words(&refused));
+        assert_eq!(fs::read(home.path("state/valetd/lab.json")).expect("it is there"), record);
         lab::sign_in(home, &sealable.server.sign_in());
         assert_eq!(fs::read(home.path("state/valetd/lab.json.corrupt-1")).expect("it is kept"), record);
         assert_eq!(sealable.leaks(), [""; 0]);
@@ -874,7 +910,14 @@ fn copies_of_credentials_that_somebody_has_made_are_named_and_left_to_who_has_ma
         fs::remove_file(state.join(copy)).expect("removed");
     }
     assert!(!said.contains("note:"), "{said}");
+    assert!(!said.contains("opens again when its key comes back"), "no key is away: {said}");
     assert_eq!(sealable.leaks(), [""; 0]);
+    // what has come in the clear since is named by who asks again, too
+    let client = r#"{"registered_at": "i", "client_id": "c", "client_auth": "post", "client_secret": "s"}"#;
+    fs::write(state.join("since"), client).expect("written");
+    let again = words(&sealable.seal("on"));
+    assert!(again.contains("left as it was: since: "), "{again}");
+    fs::remove_file(state.join("since")).expect("removed");
     let again = words(&sealable.seal("rotate"));
     assert!(!again.contains("left as it was"), "{again}");
 }
