@@ -18,7 +18,7 @@ use super::supervise;
 use super::trust::Bundles;
 use super::variables;
 use crate::cli::failure::Failure;
-use crate::cli::output::print;
+use crate::cli::output::{print, remark};
 use crate::config::{Account, Endpoint, Origin, Proxies, RouteName, Upstream};
 use crate::intercept::{self, CertificateAuthority, Interceptor, PLACEHOLDER_JWT, Settings};
 use crate::lent::Daemon;
@@ -204,10 +204,10 @@ pub(super) async fn run(task: Task, daemon: Daemon) -> Result<u8, Failure> {
         None => {
             let mounted = trust_mount.then(|| isolate::mounted(bundles.of("SSL_CERT_FILE")?)).flatten();
             if let Some(mut mounted) = mounted {
-                let signals = listen(&folder, isolate::SIGNALS)?;
+                let signals = Rc::new(listen(&folder, isolate::SIGNALS)?);
                 mounted.arg(own_program()?).args(["exec-relay", "--signals"]).arg(folder.path().join(isolate::SIGNALS));
                 variables::apply(&mut mounted, environment);
-                let running = under_bubblewrap(mounted, &command, signals, ignored);
+                let running = under_bubblewrap(mounted, &command, &signals, &ignored);
                 return everything
                     .run_until(async move {
                         tokio::task::spawn_local(interceptor.serve(listener));
@@ -230,6 +230,9 @@ pub(super) async fn run(task: Task, daemon: Daemon) -> Result<u8, Failure> {
     }
 }
 
+/// How often the walls are built at most, where places for them go meanwhile.
+const ATTEMPTS: u32 = 5;
+
 /// Runs a command where nothing can be reached but what comes out at our sockets.
 async fn behind_walls(
     interceptor: Rc<Interceptor>,
@@ -244,18 +247,11 @@ async fn behind_walls(
     let hosts = folder.write("hosts", &isolate::hosts_file(&addresses))?;
     let program = own_program()?;
     folder.write("valetd", "")?; // where this program goes
-    let walls = Walls::new(&view, &masks, &hidden, folder, &program, &bundle, &hosts)?;
     let (proxy, urls) = (listen(folder, isolate::PROXY)?, listen(folder, isolate::URLS)?);
-    let signals = listen(folder, isolate::SIGNALS)?;
-    let mut bubblewrap = Command::new("bwrap");
-    bubblewrap.args(&walls.arguments).arg(format!("{}/valetd", isolate::INSIDE)).arg("exec-relay");
-    bubblewrap.args(isolate::relayed(interceptor.hosts(), &addresses));
-    variables::apply(&mut bubblewrap, environment);
-    child::inherits_only(&mut bubblewrap, walls.descriptors());
-
+    let serving = interceptor.clone();
     tokio::task::spawn_local(async move {
         while let Ok((stream, _)) = proxy.accept().await {
-            tokio::task::spawn_local(interceptor.clone().serve_stream(stream));
+            tokio::task::spawn_local(serving.clone().serve_stream(stream));
         }
     });
     tokio::task::spawn_local(async move {
@@ -263,7 +259,22 @@ async fn behind_walls(
             tokio::task::spawn_local(isolate::carry(own.clone(), stream));
         }
     });
-    under_bubblewrap(bubblewrap, command, signals, ignored).await
+    let signals = Rc::new(listen(folder, isolate::SIGNALS)?);
+    let mut attempts = 1..ATTEMPTS;
+    loop {
+        let walls = Walls::new(&view, &masks, &hidden, folder, &program, &bundle, &hosts)?;
+        let mut bubblewrap = Command::new("bwrap");
+        bubblewrap.args(&walls.arguments).arg(format!("{}/valetd", isolate::INSIDE)).arg("exec-relay");
+        bubblewrap.args(isolate::relayed(interceptor.hosts(), &addresses));
+        variables::apply(&mut bubblewrap, environment.clone());
+        child::inherits_only(&mut bubblewrap, walls.descriptors());
+        match under_bubblewrap(bubblewrap, command, &signals, &ignored).await {
+            Err(_) if walls.have_lost_a_place() && attempts.next().is_some() => {
+                remark("what was to be hidden has gone meanwhile, so the walls are built again");
+            }
+            ran => return ran,
+        }
+    }
 }
 
 fn own_program() -> Result<PathBuf, Failure> {
@@ -279,8 +290,8 @@ fn listen(folder: &Folder, name: &str) -> Result<UnixListener, Failure> {
 async fn under_bubblewrap(
     mut bubblewrap: Command,
     command: &[OsString],
-    signals: UnixListener,
-    ignored: Vec<Signal>,
+    signals: &Rc<UnixListener>,
+    ignored: &[Signal],
 ) -> Result<u8, Failure> {
     bubblewrap.args(ignored.iter().flat_map(|signal| ["--ignored".to_owned(), signal.as_raw().to_string()]));
     bubblewrap.arg("--").args(command);
@@ -291,8 +302,8 @@ async fn under_bubblewrap(
     let hand_over = |line: &UnixStream, signal: Signal| {
         let _ = line.try_write(&[u8::try_from(signal.as_raw()).unwrap_or_default()]);
     };
-    let (its, before) = (line.clone(), early.clone());
-    tokio::task::spawn_local(async move {
+    let (signals, its, before) = (signals.clone(), line.clone(), early.clone());
+    let waiting = tokio::task::spawn_local(async move {
         if let Ok((stream, _)) = signals.accept().await {
             if let Some(signal) = before.get() {
                 hand_over(&stream, signal);
@@ -308,7 +319,8 @@ async fn under_bubblewrap(
         None if signal != Signal::WINCH => before.set(Some(signal)),
         None => {}
     };
-    let ran = supervise::run(bubblewrap, &ignored, deliver, None).await;
+    let ran = supervise::run(bubblewrap, ignored, deliver, None).await;
+    waiting.abort();
     match ran {
         Ok(_) if line.borrow().is_none() && early.get().is_some() => {
             Ok(early.get().map_or(0, supervise::code_of)) // it has not run

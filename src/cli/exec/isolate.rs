@@ -223,9 +223,17 @@ pub(super) struct Walls {
     pub(super) arguments: Vec<OsString>,
     /// Read by bubblewrap, by their numbers.
     filters: Vec<OwnedFd>,
+    /// What is hidden, which was there when the arguments were made.
+    covered: Vec<PathBuf>,
 }
 
 impl Walls {
+    /// Whether something that was to be hidden is gone, so that nothing could be mounted there: files of `/etc` come and go
+    /// while somebody adds a user or a package.
+    pub(super) fn have_lost_a_place(&self) -> bool {
+        self.covered.iter().any(|path| std::fs::symlink_metadata(path).is_err())
+    }
+
     /// The descriptors that bubblewrap needs.
     pub(super) fn descriptors(&self) -> Vec<RawFd> {
         self.filters.iter().map(AsRawFd::as_raw_fd).collect()
@@ -268,7 +276,8 @@ impl Walls {
         }
         // a socket may be gone by now; a file, since nothing can be mounted through a link
         let is_there = |path: &&PathBuf| services::is_socket(path) || private::is_file(path);
-        for path in hidden.iter().filter(is_there) {
+        let hidden: Vec<&PathBuf> = hidden.iter().filter(is_there).collect();
+        for path in &hidden {
             say(&[&"--ro-bind", &"/dev/null", path]);
         }
         say(&[&"--proc", &"/proc", &"--dev", &"/dev"]);
@@ -310,7 +319,8 @@ impl Walls {
             filters.push(OwnedFd::from(file));
         }
         say(&[&"--"]);
-        Ok(Self { arguments, filters })
+        let covered = masks.into_iter().chain(hidden).cloned().collect();
+        Ok(Self { arguments, filters, covered })
     }
 }
 

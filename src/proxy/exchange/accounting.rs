@@ -65,8 +65,8 @@ impl Farewell {
 impl Counted {
     /// What comes in the place of the next frame, where the right is lost and an event can be put in: the reason, then the end.
     fn farewell(&mut self) -> Option<Option<Bytes>> {
-        let lost = self.exchange.as_ref()?.stream.lost()?;
-        let farewell = self.farewell.as_mut().filter(|farewell| farewell.events.is_between())?;
+        let farewell = self.farewell.as_mut()?;
+        let lost = self.exchange.as_ref()?.stream.lost().filter(|_| farewell.events.is_between())?;
         let is_said = std::mem::replace(&mut farewell.is_said, true);
         Some((!is_said).then(|| (farewell.event)(lost)))
     }
