@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Output, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use valetd::stand_in::{Options, Provider, Rotation};
@@ -981,6 +981,34 @@ fn a_stop_ends_a_command_that_is_asked_for_the_key_and_whatever_that_has_started
         });
         let _ = unlocking.map(|mut unlocking| unlocking.wait());
     }
+}
+
+#[test]
+fn a_stop_ends_a_command_that_a_renewal_waits_for_and_no_login_is_lost() {
+    let mark = format!("1001.{}", std::process::id());
+    let script = format!("if test -e $HOME/slow; then sleep {mark} | cat; fi; echo secret-of-the-client");
+    let command = format!("{{ command = [\"sh\", \"-c\", \"{script}\"] }}");
+    let server = Server::start(Provider::Gdh, rotating(Rotation::Strict));
+    let client = format!("{}\nclient_auth = \"post\"\nclient_secret = {command}", lab::EAGER);
+    let issued = format!(
+        "[account.issued]\ngrant = \"command\"\ntoken = {command}\nupstream = \"{}\"\n[route.issued]\n",
+        server.url()
+    );
+    let home = lab::home(&server, &client, &issued, "");
+    fs::write(home.path("slow"), "").expect("written");
+    // without a terminal, as a service
+    let mut daemon = home.start_as(home.valetd_by(&["setsid"], &["run"]));
+    eventually("both are asked", || (with_argument(&mark) == 2).then_some(()));
+    let began = Instant::now();
+    assert!(daemon.signal("TERM").success());
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    eventually("nothing goes on", || (with_argument(&mark) == 0).then_some(()));
+    drop(daemon);
+    fs::remove_file(home.path("slow")).expect("removed");
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    daemon.until("issued", "usable");
+    assert_eq!(server.log().reuse_detected, 0);
 }
 
 /// How many `sleep` processes have this argument.
