@@ -578,7 +578,14 @@ impl Store {
             (inner.sealing.missing(), self.latest_hold())
         };
         // not under the mutex: a command may take its time
-        let found: Vec<_> = missing.iter().map(|key| (key.id.clone(), sealing::fetch(key, &mut ask))).collect();
+        let fetch = |key: &seal::RingKey| {
+            let mut is_asked = true;
+            let held = sealing::fetch(key, &mut |kind, blob| {
+                ask(kind, blob).inspect_err(|why| is_asked &= *why != NoSecret::NotAsked)
+            });
+            is_asked.then(|| (key.id.clone(), held))
+        };
+        let found: Vec<_> = missing.iter().filter_map(fetch).collect();
         self.change(|folder, sealing| {
             if self.latest_hold() != holds {
                 return Err(SealError::Locked("somebody has locked it meanwhile".to_owned()));
@@ -636,7 +643,7 @@ impl Store {
     }
 
     /// Whether what `ask` says opens any key of the ring, whether that is at hand or not. Waits for the sources.
-    fn opens_any(&self, mut ask: impl FnMut(Kind, Option<&str>) -> Result<Secret, NoSecret>) -> bool {
+    pub(crate) fn opens_any(&self, mut ask: impl FnMut(Kind, Option<&str>) -> Result<Secret, NoSecret>) -> bool {
         let ring = self.inner().sealing.ring().cloned();
         let opens = |key: &seal::RingKey| matches!(sealing::fetch(key, &mut ask), sealing::Held::AtHand(_));
         ring.is_some_and(|ring| ring.keys.iter().any(opens))
