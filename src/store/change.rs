@@ -128,7 +128,7 @@ impl Store {
         if change == SealChange::Rotate {
             self.has_ring()?;
         }
-        self.may_have_another_ring()?;
+        self.may_have_another_ring(change == SealChange::OnAnew)?;
         let SealState { sealed: before, .. } = self.seal_state();
         let offer = sources.offer().map_err(SealError::NoSource)?;
         let source = offer.kind.name();

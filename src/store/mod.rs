@@ -32,6 +32,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::advice::advised;
 use crate::config::{AccountId, Config, MachineSetting};
 use crate::key_source::{KeySources, Kind, NoSecret, Offer};
 use crate::platform::paths::{OwnFolder, Paths, knows_no_sync};
@@ -658,14 +659,18 @@ impl Store {
         reseal::ring_to_change(&self.inner().sealing).map(|_| ())
     }
 
-    /// Whether another ring may take the place of the one that there is: not of one that may be whole and cannot be read.
+    /// Whether another ring may take the place of the one that there is: not of one that may be whole and cannot be read, and
+    /// of one that is lost where a person has given that up.
     ///
     /// # Errors
     ///
     /// [`SealError::Ring`]
-    fn may_have_another_ring(&self) -> Result<(), SealError> {
+    fn may_have_another_ring(&self, is_given_up: bool) -> Result<(), SealError> {
         match self.inner().sealing.trouble() {
             Some(sealing::Trouble::Unread(why)) => Err(SealError::Ring(why.clone())),
+            Some(sealing::Trouble::Lost(why)) if !is_given_up => {
+                Err(SealError::Ring(format!("{why}; where it is lost for good: {}", advised("seal on --new-key"))))
+            }
             Some(sealing::Trouble::Lost(_)) | None => Ok(()),
         }
     }

@@ -677,6 +677,40 @@ fn a_ring_that_cannot_be_read_is_said_everywhere_and_never_replaced_and_is_read_
 }
 
 #[test]
+fn a_ring_that_is_lost_gives_way_to_another_one_only_where_a_person_says_so() {
+    for is_running in [false, true] {
+        let sealable = Sealable::new();
+        let home = &sealable.home;
+        sealable.seal("on");
+        let ring = home.path("state/valetd/seal.keys.json");
+        let whole = fs::read(&ring).expect("a ring");
+        for is_missing in [true, false] {
+            match is_missing {
+                true => fs::remove_file(&ring).expect("removed"),
+                false => fs::write(&ring, "{").expect("written"),
+            }
+            let daemon = is_running.then(|| home.start());
+            for verb in ["on", "rotate", "off"] {
+                let refused = home.run(&["seal", verb]);
+                assert_eq!(refused.status.code(), Some(5), "{verb}: {}", words(&refused));
+                assert!(verb != "on" || words(&refused).contains("seal on --new-key"), "{}", words(&refused));
+            }
+            fs::write(&ring, &whole).expect("it is put back");
+            assert!(home.run(&["unlock"]).status.success());
+            drop(daemon);
+        }
+        let daemon = home.start();
+        daemon.until("lab", "usable");
+        drop(daemon);
+        fs::remove_file(&ring).expect("removed");
+        let daemon = is_running.then(|| home.start());
+        assert!(home.run(&["seal", "on", "--new-key"]).status.success());
+        drop(daemon);
+        assert_eq!(sealable.server.log().reuse_detected, 0);
+    }
+}
+
+#[test]
 fn who_has_lost_the_key_is_told_a_way_out_that_works_and_loses_nothing_that_may_come_back() {
     for is_running in [true, false] {
         let sealable = Sealable::new();
