@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixListener;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -451,6 +452,32 @@ fn the_page_does_not_wait_for_ever_for_a_server_that_hangs() {
     assert!(page.text().contains("Almost there"), "{}", page.text());
     terminal.until("lab: signed in as ada@example.org");
     assert_eq!(terminal.exit().0, Some(0));
+}
+
+#[test]
+fn what_a_browser_brings_is_kept_though_the_daemon_ends_while_it_is_handed_over() {
+    let server = start();
+    let home = Home::with(&config(&server, "[\"browser\"]", ""));
+    fs::create_dir_all(home.socket().parent().expect("a folder")).expect("it is made");
+    let dying = UnixListener::bind(home.socket()).expect("nobody listens there");
+    let socket = home.socket();
+    thread::spawn(move || {
+        // the status before the sign-in, and what is handed over
+        for _ in 0..3 {
+            let (mut call, _) = dying.accept().expect("it is called");
+            let _ = call.read(&mut [0; 64]);
+        }
+        drop(dying);
+        let _ = fs::remove_file(socket);
+    });
+    let mut terminal = Terminal::open(&home, &login(" --no-browser"));
+    let url = shown_address(&mut terminal);
+    let browser = thread::spawn(move || browse(&url));
+    let (code, screen) = terminal.exit();
+    let (_, page) = browser.join().expect("no panic");
+    assert!(code == Some(0) && screen.contains("signed in as ada@example.org; saved for when"), "{screen}");
+    assert!(page.text().contains("<h1>Signed in</h1>"), "{}", page.text());
+    assert!(is_signed_in(&home));
 }
 
 #[test]
