@@ -326,6 +326,13 @@ impl Record {
             && account.server.credential_endpoints().all(|(_, endpoint)| self.may_be_sent_to(&endpoint.origin))
     }
 
+    /// Who is signed in, if it is the account's server, as it is configured now, that has named that one: it counts people as it
+    /// did, whichever client asks.
+    pub(crate) fn person_at(&self, account: &Account) -> Option<&Person> {
+        let token = account.server.token.as_ref()?;
+        self.person.as_ref().filter(|_| self.issued_by == token.origin.to_string())
+    }
+
     /// Whether the credential may be sent to an origin. Where the others were not noted, those are taken that the presets
     /// in the binary itself name beside this token endpoint: nobody's edits are among them.
     pub(crate) fn may_be_sent_to(&self, origin: &Origin) -> bool {

@@ -574,6 +574,41 @@ fn another_persons_refresh_token_is_kept_out_where_no_token_names_anybody() {
 }
 
 #[test]
+fn who_comes_is_asked_also_where_the_client_or_the_server_is_another_than_before() {
+    let (server, other) = (start(), start());
+    for server in [&server, &other] {
+        server.change_manners(|manners| manners.id_token = false);
+    }
+    let account = |server: &Server, client: &str| {
+        let userinfo = format!("userinfo_endpoint = \"{}/userinfo\"", server.url());
+        config(server, "[\"device\"]", &userinfo).replace("client_id = \"lab\"", &format!("client_id = \"{client}\""))
+    };
+    let hand_in = |home: &Home, server: &Server, person: &str| {
+        server.change_manners(|manners| manners.person = person.to_owned());
+        let output = home.run_with_input(&["login", "lab", "--refresh-token-stdin"], server.sign_in().expose());
+        (output.status.success(), words(&output))
+    };
+    for with_daemon in [false, true] {
+        let home = Home::with(&account(&server, "lab"));
+        let mut terminal = Terminal::open(&home, &login(" --no-qr"));
+        terminal.until("lab: signed in as");
+        assert_eq!(terminal.exit().0, Some(0));
+        home.write_config(&account(&server, "lab-2"));
+        let _daemon = with_daemon.then(|| home.start());
+        let (is_taken, said) = hand_in(&home, &server, "bob");
+        assert!(!is_taken && said.contains("bob@example.org (bob) signed in now, and ada"), "{with_daemon}: {said}");
+        let (is_taken, said) = hand_in(&home, &server, "ada");
+        assert!(is_taken && record(&home)["client_id"] == "lab-2", "{with_daemon}: {said}");
+        // of another server, the same `sub` is no proof
+        home.write_config(&account(&other, "lab-2"));
+        assert!(!with_daemon || home.run(&["reload"]).status.success());
+        let (is_taken, said) = hand_in(&home, &other, "ada");
+        assert!(!is_taken && said.contains("whether they are one person nobody can tell"), "{with_daemon}: {said}");
+        server.change_manners(|manners| manners.person = "ada".to_owned());
+    }
+}
+
+#[test]
 fn a_server_that_cannot_say_who_it_is_for_a_moment_lets_nobody_else_in_and_keeps_nobody_out() {
     let server = start();
     let userinfo = format!("userinfo_endpoint = \"{}/userinfo\"", server.url());
