@@ -157,7 +157,9 @@ impl Failure {
                 let doctor = format!("{} doctor", options.invocation());
                 Self::new(error).with_remedy(format!("'{doctor}' names its process: end that, and start it again"))
             }
-            ClientError::Unreachable { .. } | ClientError::Garbled { .. } => Self::new(error),
+            ClientError::Unreachable { .. } | ClientError::Ended { .. } | ClientError::Garbled { .. } => {
+                Self::new(error)
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! `valetd login`
 
 use std::io::{self, IsTerminal};
+use std::thread::sleep;
 use std::time::Duration;
 
 use super::arguments::parse_account;
@@ -28,9 +29,9 @@ use crate::control::problem::{Problem, kind};
 use crate::control::report::{AccountReport, CredentialReport, State};
 use crate::http_client::HttpClient;
 use crate::oauth::{Grant, GrantType};
-use crate::platform::environment;
 use crate::platform::paths::{Paths, READ_ONLY, is_read_only};
 use crate::platform::termination::uninterrupted;
+use crate::platform::{clock, environment};
 use crate::secret::Secret;
 use crate::sign_in::import::{Found, TakenOver};
 use crate::sign_in::offline::{NotTaken, Taken};
@@ -40,7 +41,7 @@ use crate::sign_in::{
     self, Ending, LastPage, SignInError, SignedIn, Wishes, exchange, handed_in, import, offline, password, paste,
     pasted,
 };
-use crate::store::{Store, StoreError, Trial, Turn, open_store, open_store_with};
+use crate::store::{Store, Trial, Turn, open_store, open_store_with};
 use crate::token_endpoint::TokenEndpoint;
 
 /// Sign in to an account
@@ -182,6 +183,9 @@ impl Arguments {
 /// How long the first renewal may take until we leave it to the daemon.
 const FIRST_RENEWAL: Duration = Duration::from_secs(20);
 
+/// Before what was brought is handed over once more: a daemon that ends is gone soon, and one that is started takes longer.
+const AGAIN: Duration = Duration::from_millis(200);
+
 /// What can be done about a credential that could not be tried.
 const UNTRIED: &str = "what is stored stays; try again, or add --untried to believe it as it is";
 
@@ -301,6 +305,7 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
         must_reload: is_new || found.is_news(),
         passphrase: passphrase.as_ref(),
         browser: Browser(page),
+        is_kept: false,
     };
     let delivered = match delivery.is_wanted(&new).and_then(|()| found.keep(&places)) {
         Ok(()) => {
@@ -308,7 +313,10 @@ fn sign_in(options: &Options, arguments: Arguments) -> Result<Exit, Failure> {
                 None => delivery.deliver(new).map_err(|undelivered| undelivered.failure),
                 Some(password) => delivery.deliver_either(new, password, meant, registry),
             };
-            delivered.inspect_err(|_| found.take_back(&places))
+            if !delivery.is_kept {
+                found.take_back(&places);
+            }
+            delivered
         }
         Err(failure) => Err(failure),
     };
@@ -610,6 +618,8 @@ struct Delivery<'a> {
     must_reload: bool,
     passphrase: Option<&'a Secret>,
     browser: Browser,
+    /// Whether a credential is kept now that was delivered, whatever becomes of its first renewal.
+    is_kept: bool,
 }
 
 impl Delivery<'_> {
@@ -652,28 +662,42 @@ impl Delivery<'_> {
     }
 
     /// Hands the credential to the running daemon, or saves it for the next one, and says how it went.
-    fn deliver(&mut self, new: NewCredential) -> Result<Exit, Undelivered> {
-        let Self { options, places, config, account, .. } = *self;
+    fn deliver(&mut self, mut new: NewCredential) -> Result<Exit, Undelivered> {
+        let Self { options, places, account, .. } = *self;
         let is_meant = new.switches_user;
-        let who = new.identity.as_ref().map(|who| format!(" as {}", printable(who))).unwrap_or_default();
         let term = new.term.map(|term| format!(" for {}", length(term))).unwrap_or_default();
         let id = &account.id;
-        let failed = |error: StoreError| of_store(error).while_doing("saving the credential");
-        let delivered = when_free(STORE_PATIENCE_AT_THE_END, || {
-            match block_on(hand_in(places, id, &new, self.must_reload, &mut self.browser))? {
-                Err(error @ ClientError::NotRunning(_)) => {
-                    let opened = open_store_with(places, config, self.passphrase.cloned());
-                    Ok(opened.map(|store| (Err(error), Some(store))))
+        let begun = clock::instant();
+        let mut is_again = false;
+        let (handed_over, store) = loop {
+            match self.hand_over_or_open(&new)? {
+                (Err(error), _) if error.is_unanswered() && begun.elapsed() < STORE_PATIENCE_AT_THE_END => {
+                    if !is_again {
+                        remark(&format!("{id}: {}; trying again", Failure::of_call(error, options).sentence()));
+                    }
+                    is_again = true;
+                    // it may be spent by now, and is no more believed than what is handed in
+                    if new.trial == Trial::Preferred {
+                        new.trial = Trial::Required;
+                    }
+                    sleep(AGAIN);
                 }
-                handed_in => Ok(Ok((handed_in, None))),
+                other => break other,
             }
-        })?;
-        let (handed_in, store) = delivered.map_err(failed)?;
-        match handed_in {
-            Ok(Delivered::Kept(problem, _)) if problem.is(kind::SIGNED_OUT) => {
+        };
+        let who = new.identity.as_ref().map(|who| format!(" as {}", printable(who))).unwrap_or_default();
+        match handed_over {
+            Ok(HandedOver::Refused(problem, _)) if problem.is(kind::SIGNED_OUT) => {
                 Err(signed_out_meanwhile(account, &new).into())
             }
-            Ok(Delivered::Kept(problem, state)) => {
+            // by the daemon that took it before it ended
+            Ok(HandedOver::Refused(problem, before)) if is_again && problem.is(kind::CREDENTIAL_SPENT) => {
+                self.is_kept = true;
+                let now = format!("{who}{term}");
+                Ok(signed_in(id, &now, Outcome::Renewed, &before)?)
+            }
+            Ok(HandedOver::Refused(problem, before)) => {
+                let state = before.state;
                 let exit = if state == State::SignInRequired { Exit::SignInRequired } else { Exit::Failed };
                 let failure = Failure::say(problem.detail).with_exit(exit).while_doing("trying the credential");
                 Err(match () {
@@ -687,11 +711,25 @@ impl Delivery<'_> {
                     () => Undelivered::not_working(failure), // the server's word
                 })
             }
-            Ok(Delivered::Taken { outcome, now, was_nobodys }) => {
-                if was_nobodys && !is_meant {
+            Ok(HandedOver::Taken { before, identity }) => {
+                self.is_kept = true;
+                let ending = Ending::SignedIn { who: identity.or_else(|| new.identity.clone()) };
+                let renewed = block_on(async {
+                    // it is kept, whatever becomes of the first renewal
+                    self.browser.tell(ending).await;
+                    first_renewal(places, &before).await
+                })?;
+                if is_nobodys(&before, &new) && !is_meant {
                     remark(&format!("{id}: {WAS_NOBODYS}"));
                 }
-                Ok(signed_in(id, &format!("{who}{term}"), outcome, &now)?)
+                match renewed {
+                    Ok(Renewed { outcome, now }) => Ok(signed_in(id, &format!("{who}{term}"), outcome, &now)?),
+                    // it is ending, or has ended: the next one renews it
+                    Err(error) if error.is_unreachable() || error.is_unanswered() => {
+                        Ok(saved(id, &format!("{who}{term}"), options)?)
+                    }
+                    Err(error) => Err(Failure::of_call(error, options).while_doing("getting the first token").into()),
+                }
             }
             Err(ClientError::NotRunning(_)) => {
                 let store = store.expect("it was opened, as no daemon runs");
@@ -699,8 +737,8 @@ impl Delivery<'_> {
                 if self.turn.as_ref().is_some_and(Turn::is_void) {
                     return Err(signed_out_meanwhile(account, &new).into());
                 }
-                let taken = taken_offline(&store, account, new)?;
-                let Taken { identity, untried, was_nobodys } = taken;
+                let Taken { identity, untried, was_nobodys } = taken_offline(&store, account, new, is_again)?;
+                self.is_kept = true;
                 if was_nobodys && !is_meant {
                     remark(&format!("{id}: {WAS_NOBODYS}"));
                 }
@@ -708,22 +746,45 @@ impl Delivery<'_> {
                     remark(&format!("{id}: not tried yet: {}", printable(&why)));
                 }
                 let who = identity.map(|who| format!(" as {}", printable(&who))).unwrap_or_default();
-                let start = start_command(options);
-                print(&format!("{id}: signed in{who}{term}; saved for when the daemon runs\n  {start}\n"))?;
-                Ok(Exit::Fine)
+                Ok(saved(id, &format!("{who}{term}"), options)?)
             }
             Err(error) => {
                 Err(Failure::of_call(error, options).while_doing("handing the credential to the daemon").into())
             }
         }
     }
+
+    /// Hands the credential to the running daemon; where none runs, opens the store for it.
+    fn hand_over_or_open(
+        &self,
+        new: &NewCredential,
+    ) -> Result<(Result<HandedOver, ClientError>, Option<Store>), Failure> {
+        let Self { places, config, account, .. } = *self;
+        let handed_over = when_free(STORE_PATIENCE_AT_THE_END, || {
+            match block_on(hand_over(places, &account.id, new, self.must_reload))? {
+                Err(error @ ClientError::NotRunning(_)) => {
+                    let opened = open_store_with(places, config, self.passphrase.cloned());
+                    Ok(opened.map(|store| (Err(error), Some(store))))
+                }
+                handed_over => Ok(Ok((handed_over, None))),
+            }
+        })?;
+        handed_over.map_err(|error| of_store(error).while_doing("saving the credential"))
+    }
 }
 
 /// Tries and saves a credential where no daemon runs.
-fn taken_offline(store: &Store, account: &Account, new: NewCredential) -> Result<Taken, Undelivered> {
+///
+/// `is_again`: a daemon that has ended since may have taken it.
+fn taken_offline(store: &Store, account: &Account, new: NewCredential, is_again: bool) -> Result<Taken, Undelivered> {
     let endpoint = TokenEndpoint::new(HttpClient::from_environment());
     let trying = |error: NotTaken| Failure::new(error).while_doing("trying the credential");
-    block_on(offline::take(store, &endpoint, account, new))?.map_err(|error| match error {
+    let identity = new.identity.clone();
+    let taken = match block_on(offline::take(store, &endpoint, account, new))? {
+        Err(NotTaken::Spent) if is_again => Ok(Taken { identity, untried: None, was_nobodys: false }),
+        taken => taken,
+    };
+    taken.map_err(|error| match error {
         NotTaken::Store(error) => of_store(error).while_doing("saving the credential").into(),
         NotTaken::Refused(_) => Undelivered::not_working(trying(error).with_exit(Exit::SignInRequired)),
         NotTaken::Spent => Undelivered::not_working(trying(error).with_remedy(spent(&account.id))),
@@ -740,6 +801,13 @@ fn spent(id: &AccountId) -> String {
     )
 }
 
+/// Says that a credential is saved, and that nobody renews it yet.
+fn saved(id: &AccountId, who: &str, options: &Options) -> Result<Exit, Failure> {
+    let start = start_command(options);
+    print(&format!("{id}: signed in{who}; saved for when the daemon runs\n  {start}\n"))?;
+    Ok(Exit::Fine)
+}
+
 /// Says how the first renewal went of a credential that the daemon has taken.
 fn signed_in(id: &AccountId, who: &str, outcome: Outcome, now: &AccountReport) -> Result<Exit, Failure> {
     if let Outcome::Renewed = outcome {
@@ -752,17 +820,22 @@ fn signed_in(id: &AccountId, who: &str, outcome: Outcome, now: &AccountReport) -
 }
 
 /// What the daemon has done with a credential.
-enum Delivered {
+enum HandedOver {
     /// It took it.
     Taken {
-        /// What has become of the first renewal.
-        outcome: Outcome,
-        now: Box<AccountReport>,
-        /// Whether it took the place of a sign-in of which nobody knew whose it was.
-        was_nobodys: bool,
+        /// The account as it was.
+        before: Box<AccountReport>,
+        /// Who is signed in now, as far as it knows.
+        identity: Option<String>,
     },
-    /// It kept what it had, for this reason and in this state.
-    Kept(Box<Problem>, State),
+    /// It kept what it had, for this reason, and the account is as it was.
+    Refused(Box<Problem>, Box<AccountReport>),
+}
+
+/// How the first renewal went.
+struct Renewed {
+    outcome: Outcome,
+    now: AccountReport,
 }
 
 /// What the daemon refuses without taking it.
@@ -774,15 +847,13 @@ const KEEPS_WHAT_IS_STORED: [&str; 5] = [
     kind::SIGNED_OUT,
 ];
 
-/// Hands it in and waits for the first renewal. A daemon that has not heard of the account yet reads its configuration
-/// again.
-async fn hand_in(
+/// Hands it over. A daemon that has not heard of the account yet reads its configuration again.
+async fn hand_over(
     places: &Paths,
     id: &AccountId,
     new: &NewCredential,
     must_reload: bool,
-    browser: &mut Browser,
-) -> Result<Delivered, ClientError> {
+) -> Result<HandedOver, ClientError> {
     let mut client = Client::connect(&places.socket).await?;
     if must_reload {
         client.reload().await?;
@@ -794,25 +865,32 @@ async fn hand_in(
         }
         answer => answer?,
     };
+    let before = Box::new(before);
     match client.set_credential(id.as_str(), new).await {
         Err(ClientError::Refused(problem)) if KEEPS_WHAT_IS_STORED.iter().any(|kind| problem.is(kind)) => {
-            return Ok(Delivered::Kept(problem, before.state));
+            Ok(HandedOver::Refused(problem, before))
         }
         answer => {
-            let taken = answer?;
-            let who = taken.credential.and_then(|credential| credential.identity).or_else(|| new.identity.clone());
-            // it is kept, whatever becomes of the first renewal
-            browser.tell(Ending::SignedIn { who }).await;
+            let identity = answer?.credential.and_then(|credential| credential.identity);
+            Ok(HandedOver::Taken { before, identity })
         }
-    };
-    let (outcome, now) = refresh::outcome(&mut client, &before, FIRST_RENEWAL).await?;
-    let was = before.credential.as_ref();
+    }
+}
+
+/// Waits for the first renewal of a credential that was taken.
+async fn first_renewal(places: &Paths, before: &AccountReport) -> Result<Renewed, ClientError> {
+    let mut client = Client::connect(&places.socket).await?;
+    let (outcome, now) = refresh::outcome(&mut client, before, FIRST_RENEWAL).await?;
+    Ok(Renewed { outcome, now })
+}
+
+/// Whether the credential took the place of a sign-in of which nobody knew whose it was.
+fn is_nobodys(before: &AccountReport, new: &NewCredential) -> bool {
     let is_kept = |was: &CredentialReport| {
         let token = new.credential.refresh_token.as_ref();
         token.is_some_and(|token| token.fingerprint() == was.fingerprint)
     };
-    let was_nobodys = was.is_some_and(|was| was.subject.is_none() && !is_kept(was));
-    Ok(Delivered::Taken { outcome, now: Box::new(now), was_nobodys })
+    before.credential.as_ref().is_some_and(|was| was.subject.is_none() && !is_kept(was))
 }
 
 #[cfg(test)]

@@ -120,6 +120,8 @@ impl Screen {
                             return Input::Quit;
                         }
                         Ok(1) => return Input::Key(keys[0].to_ascii_lowercase()),
+                        // nobody types there any more, and that is told for ever: the signal may be ignored, or be later
+                        Ok(0) if ready.ready().is_read_closed() => return Input::Quit,
                         // none; or several at once, as of an arrow: they mean nothing here
                         Ok(_) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => ready.clear_ready(),
                         Err(_) => return Input::Quit,

@@ -81,7 +81,15 @@ pub(crate) enum ClientError {
         /// How long it was waited for.
         after: Duration,
     },
-    /// The connection ended in the middle, or what came is not what a daemon of this version says.
+    /// The connection ended in the middle, as where the daemon ends: what was asked may have been done, and may not.
+    #[error("the daemon on {} ended before it answered: {detail}", .socket.display())]
+    Ended {
+        /// Where.
+        socket: PathBuf,
+        /// How.
+        detail: String,
+    },
+    /// What came is not what a daemon of this version says.
     #[error("the daemon on {} did not answer as expected: {detail}", .socket.display())]
     Garbled {
         /// Where.
@@ -101,8 +109,21 @@ impl ClientError {
             ClientError::NotRunning(_) | ClientError::Unreachable { .. } => true,
             ClientError::Foreign { .. }
             | ClientError::Silent { .. }
+            | ClientError::Ended { .. }
             | ClientError::Garbled { .. }
             | ClientError::Refused(_) => false,
+        }
+    }
+
+    /// Whether the daemon that was called has not answered, or is ending: the one after it may answer.
+    pub(crate) fn is_unanswered(&self) -> bool {
+        match self {
+            ClientError::Silent { .. } | ClientError::Ended { .. } => true,
+            ClientError::Refused(problem) => problem.is(kind::STOPPING),
+            ClientError::NotRunning(_)
+            | ClientError::Unreachable { .. }
+            | ClientError::Foreign { .. }
+            | ClientError::Garbled { .. } => false,
         }
     }
 }
@@ -129,7 +150,7 @@ impl Client {
         let socket = socket.to_owned();
         let (sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
-            .map_err(|error| ClientError::Garbled { socket: socket.clone(), detail: error.to_string() })?;
+            .map_err(|error| ClientError::Ended { socket: socket.clone(), detail: error.to_string() })?;
         // what ends the connection is told by the call that it ends
         tokio::spawn(async move { drop(connection.await) });
         Ok(Self { socket, owner, sender })
@@ -403,7 +424,7 @@ impl Client {
         };
         let (status, body) = match timeout(patience, exchange).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(detail)) => return Err(self.garbled(detail)),
+            Ok(Err(detail)) => return Err(ClientError::Ended { socket: self.socket.clone(), detail }),
             Err(_) => return Err(ClientError::Silent { socket: self.socket.clone(), after: patience }),
         };
         if status.is_success() {

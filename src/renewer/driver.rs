@@ -287,7 +287,7 @@ struct RealWorld {
     sources: Sources,
     answers: JoinSet<Answer>,
     /// Grants to send once the loop runs: a renewer is built where there is no runtime yet.
-    later: Vec<(Arc<Account>, RenewalId, Grant, Option<Person>)>,
+    later: Vec<(Arc<Account>, RenewalId, Grant, Option<Compared>)>,
     /// The store's responses that the renewer has not taken in yet.
     store_answers: VecDeque<StoreAnswer>,
     /// Ends the commands that are asked for what a grant needs.
@@ -340,13 +340,16 @@ async fn with_client_secret(store: Arc<Store>, account: Arc<Account>) -> Result<
     asked.await.unwrap_or_else(|_| Err("asking the store for the client's secret ended badly".to_owned()))
 }
 
+/// Who comes is to be compared with this one, who is signed in at the same server, or with somebody of another one.
+struct Compared(Option<Person>);
+
 /// Redeems a grant at the account's server, and finds out whose the tokens are where they are to be compared with who `is`
 /// signed in. Commands are asked until the stop.
 async fn redeem(
     endpoint: &TokenEndpoint,
     account: Arc<Account>,
     grant: Grant,
-    is: Option<&Person>,
+    is: Option<&Compared>,
     stop: Shutdown,
 ) -> Result<Tokens, GrantFailure> {
     let asked = account.clone();
@@ -360,7 +363,7 @@ async fn redeem(
         _ => endpoint.redeem(&account, &client, &grant).await?,
     };
     let whose = match is {
-        Some(is) => endpoint.whose(&account, &tokens, None, Some(is)).await,
+        Some(Compared(is)) => endpoint.whose(&account, &tokens, None, is.as_ref()).await,
         None => Whose::default(),
     };
     Ok(Tokens { whose, ..tokens })
@@ -404,8 +407,8 @@ impl World for RealWorld {
         self.later.push((account, id, grant, None));
     }
 
-    fn redeem_and_ask(&mut self, account: Arc<Account>, id: RenewalId, grant: Grant, is: Person) {
-        self.later.push((account, id, grant, Some(is)));
+    fn redeem_and_ask(&mut self, account: Arc<Account>, id: RenewalId, grant: Grant, is: Option<Person>) {
+        self.later.push((account, id, grant, Some(Compared(is))));
     }
 
     fn revoke(&mut self, account: Arc<Account>, refresh_token: Secret, reply: Option<RevokeReply>) {

@@ -72,7 +72,7 @@ impl World for Diary {
         self.answers.pop_front()
     }
 
-    fn redeem_and_ask(&mut self, account: Arc<Account>, id: RenewalId, grant: Grant, _: Person) {
+    fn redeem_and_ask(&mut self, account: Arc<Account>, id: RenewalId, grant: Grant, _: Option<Person>) {
         self.redeem(account, id, grant);
     }
 

@@ -343,10 +343,10 @@ impl AccountState {
         record.holds(new) && (password.is_none() || *password == record.credential.password)
     }
 
-    /// Who is signed in, where it must be known who comes by a trial.
-    fn whom_to_compare(&self, trial: &Trying) -> Option<Person> {
-        let record = self.record.as_ref().filter(|record| record.was_issued_to(&trial.asked))?;
-        record.person.clone().filter(|_| !trial.new.switches_user && !record.holds(&trial.new))
+    /// Where it must be known who comes by a trial: who is signed in at the same server, if anybody.
+    fn whom_to_compare(&self, trial: &Trying) -> Option<Option<Person>> {
+        let record = self.record.as_ref().filter(|record| record.person.is_some())?;
+        (!trial.new.switches_user && !record.holds(&trial.new)).then(|| record.person_at(&trial.asked).cloned())
     }
 
     /// Somebody signs out: what is being tried is not wanted any more.

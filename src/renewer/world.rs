@@ -38,8 +38,8 @@ pub(super) trait World {
     fn redeem(&mut self, account: Arc<Account>, id: RenewalId, grant: Grant);
 
     /// [`World::redeem`], with `person` and `name` of the tokens filled in, asked of the provider where need be, to be
-    /// compared with who `is` signed in.
-    fn redeem_and_ask(&mut self, account: Arc<Account>, id: RenewalId, grant: Grant, is: Person);
+    /// compared with who `is` signed in at the same server, if anybody.
+    fn redeem_and_ask(&mut self, account: Arc<Account>, id: RenewalId, grant: Grant, is: Option<Person>);
 
     /// Tells the server that a refresh token is not wanted any more. What comes of it is told to whoever waits.
     fn revoke(&mut self, account: Arc<Account>, refresh_token: Secret, reply: Option<RevokeReply>);

@@ -133,10 +133,9 @@ pub(crate) async fn take(
         }
         Ok(Tokens { unusable: Some(detail), .. }) if replaces_another => Err(NotTaken::Untried(detail)),
         Ok(tokens) => {
-            let is = previous.as_ref().filter(|record| record.was_issued_to(account) && !new.switches_user);
-            let is = is.and_then(|record| record.person.as_ref());
+            let is = previous.as_ref().filter(|record| record.person.is_some() && !new.switches_user);
             let Whose { person, name, unnamed } = match is {
-                Some(is) => endpoint.whose(account, &tokens, None, Some(is)).await,
+                Some(is) => endpoint.whose(account, &tokens, None, is.person_at(account)).await,
                 None => Whose { person: id_token::person(&tokens, account.expected(None)), ..Whose::default() },
             };
             let presented = new.credential.refresh_token.clone();

@@ -228,6 +228,11 @@ impl Record {
             record.learnt_life = last.learnt_life;
             record.rotates = last.rotates;
             record.spent = last.spent.clone().of_the_next_sign_in();
+            // the password that the account keeps is that person's, whichever way the same person signs in now
+            let is_same = Person::compare(last.person.as_ref(), record.person.as_ref()) == Comparison::Same;
+            if is_same && account.sign_in.keep_password && last.set_aside.is_none() {
+                record.credential.password = record.credential.password.or_else(|| last.credential.password.clone());
+            }
         }
         if let (Some(spent), Some(newest)) = (&spent_by_trial, &record.credential.refresh_token) {
             record.spent.note(spent, newest);
@@ -326,6 +331,13 @@ impl Record {
             && account.server.credential_endpoints().all(|(_, endpoint)| self.may_be_sent_to(&endpoint.origin))
     }
 
+    /// Who is signed in, if it is the account's server, as it is configured now, that has named that one: it counts people as it
+    /// did, whichever client asks.
+    pub(crate) fn person_at(&self, account: &Account) -> Option<&Person> {
+        let token = account.server.token.as_ref()?;
+        self.person.as_ref().filter(|_| self.issued_by == token.origin.to_string())
+    }
+
     /// Whether the credential may be sent to an origin. Where the others were not noted, those are taken that the presets
     /// in the binary itself name beside this token endpoint: nobody's edits are among them.
     pub(crate) fn may_be_sent_to(&self, origin: &Origin) -> bool {
@@ -401,6 +413,36 @@ mod tests {
             assert_eq!((record.generation, record.learnt_life), (generation, learnt_life), "{case}");
             assert_eq!(record.rotates, learnt_life.is_some(), "{case}");
             assert_eq!((record.received_at, record.redeeming, &record.set_aside), (2, false, &None), "{case}");
+        }
+    }
+
+    #[test]
+    fn a_kept_password_stays_where_its_person_signs_in_another_way_and_with_nobody_else() {
+        let lab = account("lab", "client_id = \"valetd\"\nkeep_password = true\n");
+        let forgetful = account("lab", "client_id = \"valetd\"\n");
+        let elsewhere = account(
+            "lab",
+            "client_id = \"valetd\"\nkeep_password = true\ntoken_endpoint = \"https://other.example/t\"\n",
+        );
+        let person =
+            |subject: &str| Some(Person { issuer: "https://a.example".to_owned(), subject: subject.to_owned() });
+        let password = |password: &str| Some(("ada".to_owned(), Secret::new(password)));
+        let new = |account: &Account, person: Option<Person>, password| NewCredential {
+            person,
+            ..NewCredential::of(account, Credential { refresh_token: Some(Secret::new("r")), password })
+        };
+        let rows = [
+            ("the same person's", &lab, person("1"), None, password("kept")),
+            ("one that comes along", &lab, person("1"), password("new"), password("new")),
+            ("another person's", &lab, person("2"), None, None),
+            ("nobody knows whose", &lab, None, None, None),
+            ("not to be kept any more", &forgetful, person("1"), None, None),
+            ("at another server", &elsewhere, person("1"), None, None),
+        ];
+        for (case, account, comes, along, expected) in rows {
+            let last = Record::new(&lab, 1, new(&lab, person("1"), password("kept")), 1);
+            let record = Record::succeeding(Some(&last), 1, account, new(account, comes, along), 2);
+            assert_eq!(record.credential.password, expected, "{case}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! An issuer is all that an account says of its server.
 
 use serde_json::{Value, json};
-use valetd::stand_in::{Options, Provider};
+use valetd::stand_in::{Behaviour, Options, Provider};
 
 use crate::support::documents::Documents;
 use crate::support::lab::{self, Server};
@@ -123,6 +123,24 @@ fn a_refresh_token_does_not_follow_its_issuer_to_another_host_until_somebody_sig
     let output = login(&home, &other);
     assert!(output.status.success(), "{}", words(&output));
     eventually("it renews there", || (other.issued() > 0).then_some(()));
+}
+
+#[test]
+fn a_sign_in_that_is_kept_is_renewed_at_its_own_server_though_its_first_renewal_fails() {
+    let (server, issuer) = (Server::start(Provider::Gdh, Options::default()), Documents::start());
+    let home = Home::with(&config(&issuer, &server, ""));
+    issuer.put(PLACE, metadata(&issuer, &server.token_endpoint()));
+    assert!(login(&home, &server).status.success());
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    let other = Server::start(Provider::Gdh, Options::default());
+    issuer.put(PLACE, metadata(&issuer, &other.token_endpoint()));
+    other.behave(Behaviour::Status(503, String::new(), Vec::new()), Some(1));
+    let output = login(&home, &other);
+    assert!(!output.status.success(), "{}", words(&output));
+    assert!(words(&output).contains("signed in, and the credential is saved"), "{}", words(&output));
+    daemon.until("lab", "usable");
+    assert!(other.issued() > 0);
 }
 
 #[test]

@@ -4,7 +4,8 @@ use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::support::{Home, VALETD, free_address, words};
+use crate::support::terminal::Terminal;
+use crate::support::{Home, VALETD, eventually, free_address, words};
 
 /// What a service manager and its units look like to who does not ask them.
 fn with_manager(home: &Home) {
@@ -315,6 +316,24 @@ fn what_cannot_be_done_says_the_remedy_and_says_it_once() {
     let import = words(&home.run(&["login", "lab", "--import"]));
     let place = home.path(".lab/token.json");
     assert!(import.contains(&format!("looked in $LAB_TOKEN, {}", place.display())), "{import}");
+}
+
+#[test]
+fn a_live_view_ends_when_its_terminal_is_gone() {
+    let home = Home::with(&lab("127.0.0.1:0", "127.0.0.1:9"));
+    let _daemon = home.start();
+    for before in ["", "trap '' HUP; "] {
+        let line = format!("{before}echo pid=$$=; exec '{VALETD}' status --watch");
+        let mut terminal = Terminal::open(&home, &line);
+        terminal.until("pid=");
+        let process = format!("/proc/{}/stat", terminal.until("="));
+        terminal.until("lab");
+        terminal.hang_up();
+        eventually("it has ended", || {
+            let stat = fs::read_to_string(&process).unwrap_or_default();
+            (stat.is_empty() || stat.contains(") Z ")).then_some(())
+        });
+    }
 }
 
 #[test]

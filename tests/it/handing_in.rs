@@ -170,6 +170,24 @@ fn an_answer_that_is_lost_once_is_asked_for_again_where_the_server_has_a_grace_p
 }
 
 #[test]
+fn a_daemon_that_ends_during_a_trial_loses_nothing_of_it_and_the_login_says_so() {
+    let server = Server::start(Provider::Gdh, rotating(Rotation::Strict));
+    let home = Home::with(&lab::config(&server, "", "", ""));
+    let mut daemon = home.start();
+    server.behave(Behaviour::Hang(Duration::from_secs(4)), Some(1)); // longer than a stop waits for its clients
+    let token = server.sign_in();
+    let login = thread::scope(|scope| {
+        let login = scope.spawn(|| home.run_with_input(&["login", "lab", "--refresh-token-stdin"], token.expose()));
+        daemon.until_logged("a credential was handed in");
+        daemon.signal("TERM");
+        login.join().expect("no panic")
+    });
+    assert!(login.status.success() && words(&login).contains("lab: signed in"), "{}", words(&login));
+    assert!(record(&home).contains(&server.newest_refresh_token()));
+    assert_eq!(server.log().reuse_detected, 0);
+}
+
+#[test]
 fn standard_input_is_cleaned_where_it_is_certain_and_refused_in_words_where_it_is_not() {
     let server = Server::start(Provider::Gdh, Options::default());
     let home = lab::home(&server, "", "", "");

@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixListener;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -454,6 +455,32 @@ fn the_page_does_not_wait_for_ever_for_a_server_that_hangs() {
 }
 
 #[test]
+fn what_a_browser_brings_is_kept_though_the_daemon_ends_while_it_is_handed_over() {
+    let server = start();
+    let home = Home::with(&config(&server, "[\"browser\"]", ""));
+    fs::create_dir_all(home.socket().parent().expect("a folder")).expect("it is made");
+    let dying = UnixListener::bind(home.socket()).expect("nobody listens there");
+    let socket = home.socket();
+    thread::spawn(move || {
+        // the status before the sign-in, and what is handed over
+        for _ in 0..3 {
+            let (mut call, _) = dying.accept().expect("it is called");
+            let _ = call.read(&mut [0; 64]);
+        }
+        drop(dying);
+        let _ = fs::remove_file(socket);
+    });
+    let mut terminal = Terminal::open(&home, &login(" --no-browser"));
+    let url = shown_address(&mut terminal);
+    let browser = thread::spawn(move || browse(&url));
+    let (code, screen) = terminal.exit();
+    let (_, page) = browser.join().expect("no panic");
+    assert!(code == Some(0) && screen.contains("signed in as ada@example.org; saved for when"), "{screen}");
+    assert!(page.text().contains("<h1>Signed in</h1>"), "{}", page.text());
+    assert!(is_signed_in(&home));
+}
+
+#[test]
 fn another_person_is_kept_out_unless_that_is_meant_with_a_daemon_and_without() {
     let server = start();
     let home = Home::with(&config(&server, "[\"browser\"]", ""));
@@ -543,6 +570,41 @@ fn another_persons_refresh_token_is_kept_out_where_no_token_names_anybody() {
         if let Some(daemon) = &mut daemon {
             daemon.signal("TERM");
         }
+    }
+}
+
+#[test]
+fn who_comes_is_asked_also_where_the_client_or_the_server_is_another_than_before() {
+    let (server, other) = (start(), start());
+    for server in [&server, &other] {
+        server.change_manners(|manners| manners.id_token = false);
+    }
+    let account = |server: &Server, client: &str| {
+        let userinfo = format!("userinfo_endpoint = \"{}/userinfo\"", server.url());
+        config(server, "[\"device\"]", &userinfo).replace("client_id = \"lab\"", &format!("client_id = \"{client}\""))
+    };
+    let hand_in = |home: &Home, server: &Server, person: &str| {
+        server.change_manners(|manners| manners.person = person.to_owned());
+        let output = home.run_with_input(&["login", "lab", "--refresh-token-stdin"], server.sign_in().expose());
+        (output.status.success(), words(&output))
+    };
+    for with_daemon in [false, true] {
+        let home = Home::with(&account(&server, "lab"));
+        let mut terminal = Terminal::open(&home, &login(" --no-qr"));
+        terminal.until("lab: signed in as");
+        assert_eq!(terminal.exit().0, Some(0));
+        home.write_config(&account(&server, "lab-2"));
+        let _daemon = with_daemon.then(|| home.start());
+        let (is_taken, said) = hand_in(&home, &server, "bob");
+        assert!(!is_taken && said.contains("bob@example.org (bob) signed in now, and ada"), "{with_daemon}: {said}");
+        let (is_taken, said) = hand_in(&home, &server, "ada");
+        assert!(is_taken && record(&home)["client_id"] == "lab-2", "{with_daemon}: {said}");
+        // of another server, the same `sub` is no proof
+        home.write_config(&account(&other, "lab-2"));
+        assert!(!with_daemon || home.run(&["reload"]).status.success());
+        let (is_taken, said) = hand_in(&home, &other, "ada");
+        assert!(!is_taken && said.contains("whether they are one person nobody can tell"), "{with_daemon}: {said}");
+        server.change_manners(|manners| manners.person = "ada".to_owned());
     }
 }
 

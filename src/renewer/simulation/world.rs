@@ -496,7 +496,7 @@ impl World for SimWorld {
         self.outside().store_answer()
     }
 
-    fn redeem_and_ask(&mut self, account: Arc<Account>, id: RenewalId, grant: Grant, _: Person) {
+    fn redeem_and_ask(&mut self, account: Arc<Account>, id: RenewalId, grant: Grant, _: Option<Person>) {
         self.redeem(account, id, grant);
     }
 

@@ -75,6 +75,13 @@ impl Terminal {
         self.keys.write_all(key.as_bytes()).expect("pressed");
     }
 
+    /// The terminal goes away, as when its window is closed or a connection ends.
+    pub fn hang_up(mut self) {
+        self.child.kill().expect("it runs");
+        self.child.wait().expect("waited for");
+        self.reader.join().expect("no panic");
+    }
+
     /// Waits for its end. Returns its exit code, and all that was shown.
     pub fn exit(mut self) -> (Option<i32>, String) {
         let status = eventually("it ends", || self.child.try_wait().expect("asked"));
