@@ -684,6 +684,9 @@ impl Delivery<'_> {
                     () if problem.kind.ends_with(kind::CREDENTIAL_SPENT) => {
                         Undelivered::not_working(failure.with_remedy(spent(id)))
                     }
+                    () if problem.kind.ends_with(kind::CREDENTIAL_ELSEWHERE) => {
+                        Undelivered::not_working(failure.with_remedy(elsewhere(id)))
+                    }
                     () => Undelivered::not_working(failure), // the server's word
                 })
             }
@@ -699,7 +702,7 @@ impl Delivery<'_> {
                 if self.turn.as_ref().is_some_and(Turn::is_void) {
                     return Err(signed_out_meanwhile(account, &new).into());
                 }
-                let taken = taken_offline(&store, account, new)?;
+                let taken = taken_offline(&store, config, account, new)?;
                 let Taken { identity, untried, was_nobodys } = taken;
                 if was_nobodys && !is_meant {
                     remark(&format!("{id}: {WAS_NOBODYS}"));
@@ -720,13 +723,14 @@ impl Delivery<'_> {
 }
 
 /// Tries and saves a credential where no daemon runs.
-fn taken_offline(store: &Store, account: &Account, new: NewCredential) -> Result<Taken, Undelivered> {
+fn taken_offline(store: &Store, config: &Config, account: &Account, new: NewCredential) -> Result<Taken, Undelivered> {
     let endpoint = TokenEndpoint::new(HttpClient::from_environment());
     let trying = |error: NotTaken| Failure::new(error).while_doing("trying the credential");
-    block_on(offline::take(store, &endpoint, account, new))?.map_err(|error| match error {
+    block_on(offline::take(store, &endpoint, config, account, new))?.map_err(|error| match error {
         NotTaken::Store(error) => of_store(error).while_doing("saving the credential").into(),
         NotTaken::Refused(_) => Undelivered::not_working(trying(error).with_exit(Exit::SignInRequired)),
         NotTaken::Spent => Undelivered::not_working(trying(error).with_remedy(spent(&account.id))),
+        NotTaken::Elsewhere(_) => Undelivered::not_working(trying(error).with_remedy(elsewhere(&account.id))),
         NotTaken::AnotherPerson(_) => Failure::new(error).with_remedy(ANOTHER_PERSON).into(),
         NotTaken::Untried(_) => Undelivered::not_working(trying(error).with_remedy(UNTRIED)),
     })
@@ -738,6 +742,11 @@ fn spent(id: &AccountId) -> String {
     format!(
         "if the sign-in that is kept does not work any more: {login}; to start from this token alone: {logout} first"
     )
+}
+
+/// What helps where a refresh token is handed in that is another account's.
+fn elsewhere(id: &AccountId) -> String {
+    format!("sign in to this one by itself: {}", advised(format_args!("login {id}")))
 }
 
 /// Says how the first renewal went of a credential that the daemon has taken.
@@ -766,7 +775,8 @@ enum Delivered {
 }
 
 /// What the daemon refuses without taking it.
-const KEEPS_WHAT_IS_STORED: [&str; 5] = [
+const KEEPS_WHAT_IS_STORED: [&str; 6] = [
+    kind::CREDENTIAL_ELSEWHERE,
     kind::CREDENTIAL_REFUSED,
     kind::CREDENTIAL_UNTRIED,
     kind::CREDENTIAL_SPENT,
