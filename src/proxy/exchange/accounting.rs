@@ -65,9 +65,11 @@ impl Farewell {
 impl Counted {
     /// What comes in the place of the next frame, where the right is lost and an event can be put in: the reason, then the end.
     fn farewell(&mut self) -> Option<Option<Bytes>> {
+        let farewell = self.farewell.as_mut()?;
         let stream = &self.exchange.as_ref()?.stream;
-        let lost = stream.lost()?;
-        let farewell = self.farewell.as_mut().filter(|farewell| farewell.events.is_between())?;
+        let lost = stream.lost().filter(|_| farewell.events.is_between())?;
+        let is_said = std::mem::replace(&mut farewell.is_said, true);
+        stream.says(connection::Farewell::Said);
         let is_said = std::mem::replace(&mut farewell.is_said, true);
         stream.says(connection::Farewell::Said);
         Some((!is_said).then(|| (farewell.event)(lost)))

@@ -179,21 +179,22 @@ async fn carry_out(
     exchange.goes_up_with(authorization.token()); // it may be another one by now
     // looked at now, as a second sending uses it up
     let refused = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].contains(&response.status());
-    let is_stream = mcp::is_in_events(response.headers());
-    let sent =
-        if route.config.mcp.is_some() && (refused || is_stream) { kept.as_ref().and_then(mcp::sent) } else { None };
+    let speaks_mcp = route.config.mcp.is_some();
+    let may_be_told = || refused || mcp::is_in_events(response.headers());
+    let sent = if speaks_mcp && may_be_told() { kept.as_ref().and_then(mcp::sent) } else { None };
     if authorization.judge(&response) == Some(Rejection::Renew) {
         let response = Box::pin(after_401(stream, &target.local, authorization, place, kept, response, context)).await;
-        return in_mcp(stream, exchange, response, sent);
+        return if speaks_mcp { in_mcp(stream, exchange, response, sent) } else { response };
     }
     let token = authorization.token();
     if response.status().is_success() {
         route.tokens.worked(token, place, || exchange.began.elapsed());
     }
-    in_mcp(stream, exchange, respond(route, response, token, &context), sent)
+    let response = respond(route, response, token, &context);
+    if speaks_mcp { in_mcp(stream, exchange, response, sent) } else { response }
 }
 
-/// What has come of a request, as its MCP client is told, if it is one.
+/// What has come of a request, as its MCP client is told.
 fn in_mcp(
     stream: &Stream,
     exchange: &mut Exchange,
@@ -204,14 +205,13 @@ fn in_mcp(
         Ok(response) => response,
         Err(error) => return in_json_rpc(stream, exchange, error, sent),
     };
-    let authority = stream.authority().filter(|authority| authority.route().config.mcp.is_some());
     let headers = response.headers();
     // where a length is stated, or the text is compressed, nothing can be put in
     let takes_an_event = response.status().is_success()
         && mcp::is_in_events(headers)
         && !headers.contains_key(CONTENT_LENGTH)
         && !headers.contains_key(CONTENT_ENCODING);
-    if let Some(authority) = authority.filter(|_| takes_an_event) {
+    if takes_an_event && let Some(authority) = stream.authority() {
         let sent = sent.unwrap_or_default();
         exchange.ends_with(Farewell::new(move |lost| why(&authority, lost).in_event(&sent)));
     }
