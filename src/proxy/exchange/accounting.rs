@@ -70,8 +70,6 @@ impl Counted {
         let lost = stream.lost().filter(|_| farewell.events.is_between())?;
         let is_said = std::mem::replace(&mut farewell.is_said, true);
         stream.says(connection::Farewell::Said);
-        let is_said = std::mem::replace(&mut farewell.is_said, true);
-        stream.says(connection::Farewell::Said);
         Some((!is_said).then(|| (farewell.event)(lost)))
     }
 }
