@@ -142,6 +142,14 @@ pub(crate) struct Accounts {
 pub(crate) const SPENT: &str = "this refresh token was used already, and the server has replaced it: the one that took its place is kept, and this \
      one is not sent, as a server may end the login that sees it twice";
 
+/// What is said of a refresh token that is another account's.
+pub(crate) fn elsewhere(other: &AccountId) -> String {
+    format!(
+        "this refresh token is of the sign-in of account {other}, whose server replaces it whenever it is used: it is not \
+         sent, as one of the two would lose its login"
+    )
+}
+
 /// Why a request was not carried out.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub(crate) enum RequestError {
@@ -151,6 +159,9 @@ pub(crate) enum RequestError {
     /// The refresh token that is handed in was spent before, and replaced.
     #[error("{SPENT}")]
     CredentialSpent,
+    /// The refresh token that is handed in is of another account's sign-in.
+    #[error("{}", elsewhere(_0))]
+    CredentialElsewhere(AccountId),
     /// What is stored cannot be read or replaced now.
     #[error("{0}")]
     StoreLocked(String),

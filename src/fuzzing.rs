@@ -57,8 +57,8 @@ pub fn token_answer(data: &[u8]) {
     let status = [200, 400, 401, 403, 429, 500, 302, 204][choice / 4 % 8];
     let field = (choice >= 128).then(|| body.split(|byte| *byte == b'\n').next().unwrap_or_default());
     let field = field.and_then(|field| std::str::from_utf8(field).ok());
-    let response =
-        TokenResponse { status, retry_after: field, date: field, content_type: field, challenge: field, body };
+    let challenge = field.map(str::as_bytes);
+    let response = TokenResponse { status, retry_after: field, date: field, content_type: field, challenge, body };
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
     let pointer = |text| Pointer::parse(text).expect("it is one");
     let words = match choice / 32 % 2 {

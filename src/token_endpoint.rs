@@ -193,13 +193,13 @@ fn reach(account: &Account) -> Reach<'_> {
 
 fn as_read(answer: &http_client::Answer) -> TokenResponse<'_> {
     let text = |name| answer.fields.get(name).and_then(|value| value.to_str().ok());
-    let mut challenges = answer.fields.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
+    let mut challenges = answer.fields.get_all(WWW_AUTHENTICATE).iter().map(HeaderValue::as_bytes);
     TokenResponse {
         status: answer.status.as_u16(),
         retry_after: text(RETRY_AFTER),
         date: text(DATE),
         content_type: text(CONTENT_TYPE),
-        challenge: challenges.find(|field| challenge::parameter(field, "error").is_some()),
+        challenge: challenges.find(|field| challenge::parameter(&String::from_utf8_lossy(field), "error").is_some()),
         body: &answer.body,
     }
 }
@@ -260,6 +260,17 @@ mod tests {
     use crate::http_client::Limits;
     use crate::oauth::Dialect;
     use crate::stand_in::{Behaviour, Options, PASSWORD, Provider, Rotation, StandIn, USERNAME};
+
+    #[test]
+    fn a_challenge_is_read_whatever_bytes_are_in_its_description() {
+        let latin = b"Bearer error=\"invalid_grant\", error_description=\"Ung\xfcltig\"";
+        let mut fields = HeaderMap::new();
+        for field in [&b"Negotiate"[..], latin] {
+            fields.append(WWW_AUTHENTICATE, HeaderValue::from_bytes(field).unwrap());
+        }
+        let answer = http_client::Answer { status: StatusCode::UNAUTHORIZED, fields, body: Vec::new().into() };
+        assert_eq!(as_read(&answer).challenge, Some(&latin[..]));
+    }
 
     fn account(stand_in: &StandIn) -> Account {
         let endpoints = [

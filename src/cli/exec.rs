@@ -240,6 +240,7 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
             }
         },
     };
+    let modes = isolate.then(streams::Modes::now);
     let ran = block_on(async {
         // behind the wall nobody but the command is there
         let kind = AddressKind::Upstreams { open: !isolate && task.settings.password.is_none() };
@@ -248,7 +249,11 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
             .map_err(|error| refused(error, options))?;
         let daemon = asking_again(Some(first), places.socket.clone(), task.wanted.clone(), kind);
         intercept::run(task, daemon).await
-    })??;
+    });
+    if let Some(modes) = modes {
+        modes.put_back();
+    }
+    let ran = ran??;
     drop(line);
     std::process::exit(i32::from(ran))
 }

@@ -708,6 +708,9 @@ impl Delivery<'_> {
                     () if problem.kind.ends_with(kind::CREDENTIAL_SPENT) => {
                         Undelivered::not_working(failure.with_remedy(spent(id)))
                     }
+                    () if problem.kind.ends_with(kind::CREDENTIAL_ELSEWHERE) => {
+                        Undelivered::not_working(failure.with_remedy(elsewhere(id)))
+                    }
                     () => Undelivered::not_working(failure), // the server's word
                 })
             }
@@ -737,7 +740,8 @@ impl Delivery<'_> {
                 if self.turn.as_ref().is_some_and(Turn::is_void) {
                     return Err(signed_out_meanwhile(account, &new).into());
                 }
-                let Taken { identity, untried, was_nobodys } = taken_offline(&store, account, new, is_again)?;
+                let taken = taken_offline(&store, self.config, account, new, is_again)?;
+                let Taken { identity, untried, was_nobodys } = taken;
                 self.is_kept = true;
                 if was_nobodys && !is_meant {
                     remark(&format!("{id}: {WAS_NOBODYS}"));
@@ -776,11 +780,17 @@ impl Delivery<'_> {
 /// Tries and saves a credential where no daemon runs.
 ///
 /// `is_again`: a daemon that has ended since may have taken it.
-fn taken_offline(store: &Store, account: &Account, new: NewCredential, is_again: bool) -> Result<Taken, Undelivered> {
+fn taken_offline(
+    store: &Store,
+    config: &Config,
+    account: &Account,
+    new: NewCredential,
+    is_again: bool,
+) -> Result<Taken, Undelivered> {
     let endpoint = TokenEndpoint::new(HttpClient::from_environment());
     let trying = |error: NotTaken| Failure::new(error).while_doing("trying the credential");
     let identity = new.identity.clone();
-    let taken = match block_on(offline::take(store, &endpoint, account, new))? {
+    let taken = match block_on(offline::take(store, &endpoint, config, account, new))? {
         Err(NotTaken::Spent) if is_again => Ok(Taken { identity, untried: None, was_nobodys: false }),
         taken => taken,
     };
@@ -788,6 +798,7 @@ fn taken_offline(store: &Store, account: &Account, new: NewCredential, is_again:
         NotTaken::Store(error) => of_store(error).while_doing("saving the credential").into(),
         NotTaken::Refused(_) => Undelivered::not_working(trying(error).with_exit(Exit::SignInRequired)),
         NotTaken::Spent => Undelivered::not_working(trying(error).with_remedy(spent(&account.id))),
+        NotTaken::Elsewhere(_) => Undelivered::not_working(trying(error).with_remedy(elsewhere(&account.id))),
         NotTaken::AnotherPerson(_) => Failure::new(error).with_remedy(ANOTHER_PERSON).into(),
         NotTaken::Untried(_) => Undelivered::not_working(trying(error).with_remedy(UNTRIED)),
     })
@@ -799,6 +810,11 @@ fn spent(id: &AccountId) -> String {
     format!(
         "if the sign-in that is kept does not work any more: {login}; to start from this token alone: {logout} first"
     )
+}
+
+/// What helps where a refresh token is handed in that is another account's.
+fn elsewhere(id: &AccountId) -> String {
+    format!("sign in to this one by itself: {}", advised(format_args!("login {id}")))
 }
 
 /// Says that a credential is saved, and that nobody renews it yet.
@@ -839,7 +855,8 @@ struct Renewed {
 }
 
 /// What the daemon refuses without taking it.
-const KEEPS_WHAT_IS_STORED: [&str; 5] = [
+const KEEPS_WHAT_IS_STORED: [&str; 6] = [
+    kind::CREDENTIAL_ELSEWHERE,
     kind::CREDENTIAL_REFUSED,
     kind::CREDENTIAL_UNTRIED,
     kind::CREDENTIAL_SPENT,

@@ -443,6 +443,9 @@ fn not_done(state: &ControlState, id: &str, error: RequestError) -> Problem {
         error @ RequestError::CredentialSpent => {
             Problem::new(409, kind::CREDENTIAL_SPENT, "it was spent before; what is stored stays", error.to_string())
         }
+        error @ RequestError::CredentialElsewhere(_) => {
+            Problem::new(409, kind::CREDENTIAL_ELSEWHERE, "it is another account's; it is not sent", error.to_string())
+        }
         RequestError::AnotherPerson(sentence) => {
             Problem::new(409, kind::ANOTHER_PERSON, "it is another person's; what is stored stays", sentence)
         }

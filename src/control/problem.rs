@@ -56,6 +56,8 @@ pub(crate) mod kind {
     pub(crate) const CREDENTIAL_UNTRIED: &str = "credential-untried";
     /// 409: a refresh token that was handed in was used and replaced before; it is not sent, and what is stored stays.
     pub(crate) const CREDENTIAL_SPENT: &str = "credential-spent";
+    /// 409: a refresh token that was handed in is of another account's sign-in; it is not sent.
+    pub(crate) const CREDENTIAL_ELSEWHERE: &str = "credential-elsewhere";
     /// 503: the store is locked, so nothing can be read from it or saved.
     pub(crate) const STORE_LOCKED: &str = "store-locked";
     /// 409: a credential that was handed in is another person's; what is stored stays.

@@ -352,8 +352,9 @@ fn meaning(reader: &Reader<'_>, code: &str) -> Option<Failure> {
         | "incorrect_client_credentials" | "BAD_CLIENT_ID" | "BAD_CLIENT_SECRET" => {
             Some(Failure::Permanent(Why::ClientRefused))
         }
-        // Spring's for a dead refresh token (RFC 6750 section 3.1), and a gateway's for a request without an access token
-        "invalid_token" => Some(Failure::Unconfirmed { why: Why::Revoked, retry_after: None }),
+        // Spring's for a dead refresh token (RFC 6750 section 3.1), and a gateway's for a request without an access token;
+        // of whoever presents none, it says nothing that a person could mend
+        "invalid_token" if matches!(reader.grant, Grant::RefreshToken(_)) => Some(Failure::Unconfirmed { why: Why::Revoked, retry_after: None }),
         // `invalid_request` too: many servers and firewalls use it for whatever they did not like just then, and
         // it says nothing about the credential.
         _ => None,
@@ -389,10 +390,11 @@ pub(super) fn oauth_error(reader: &Reader<'_>, body: &Response, received: &[&Sec
 /// web page is somebody else's, whatever stands above it.
 pub(super) fn challenged(reader: &Reader<'_>) -> Refusal {
     let field = reader.response.challenge.filter(|_| !reader.is_success() && !reader.is_web_page());
-    let code = field.and_then(|field| challenge::parameter(field, "error"));
+    let field = String::from_utf8_lossy(field.unwrap_or_default());
+    let code = challenge::parameter(&field, "error");
     let known = code.as_deref().and_then(|code| Some((code, meaning(reader, code.trim())?)));
-    let (Some((code, meaning)), Some(field)) = (known, field) else { return reader.no_verdict() };
-    let description = challenge::parameter(field, "error_description").map_or(Value::Null, Value::String);
+    let Some((code, meaning)) = known else { return reader.no_verdict() };
+    let description = challenge::parameter(&field, "error_description").map_or(Value::Null, Value::String);
     let words = format!("in its WWW-Authenticate{}", reader.quote(&description, &[]));
     reader.refusal(Some(meaning), Some(code.trim().to_owned()), &words)
 }
@@ -752,7 +754,7 @@ mod tests {
             ("no error", 401, "", "Bearer realm=\"error\"", TRANSIENT, None),
         ];
         for (name, status, body, field, failure, code) in table {
-            let challenge = Some(field);
+            let challenge = Some(field.as_bytes());
             let response = TokenResponse { status, challenge, body: body.as_bytes(), ..TokenResponse::default() };
             let grant = Grant::RefreshToken(Secret::new("r"));
             let read = Dialect::Rfc6749.read(&response, &grant, &public(), &Vocabulary::default(), now());
@@ -764,6 +766,18 @@ mod tests {
                 refusal.detail
             );
         }
+        let field = "Bearer error=\"invalid_token\"";
+        for (body, challenge) in [("", Some(field.as_bytes())), (r#"{"error":"invalid_token"}"#, None)] {
+            let response = TokenResponse { status: 401, challenge, body: body.as_bytes(), ..TokenResponse::default() };
+            let grant = Grant::ClientCredentials;
+            let read = Dialect::Rfc6749.read(&response, &grant, &public(), &Vocabulary::default(), now());
+            assert_eq!(read.expect_err("refused").failure, TRANSIENT, "nobody has signed in: {body}");
+        }
+        let latin = b"Bearer error=\"invalid_grant\", error_description=\"Ung\xfcltig\"";
+        let response = TokenResponse { status: 401, challenge: Some(latin), ..TokenResponse::default() };
+        let grant = Grant::RefreshToken(Secret::new("r"));
+        let read = Dialect::Rfc6749.read(&response, &grant, &public(), &Vocabulary::default(), now());
+        assert_eq!(read.expect_err("refused").failure, REVOKED);
         let refused = refreshed(401, r#"{"error":"invalid_token"}"#).expect_err("refused");
         assert_eq!(refused.failure, unconfirmed);
     }

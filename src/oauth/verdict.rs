@@ -36,8 +36,8 @@ pub(crate) struct TokenResponse<'a> {
     pub date: Option<&'a str>,
     /// `Content-Type`; only ever quoted, as servers label JSON in many ways.
     pub content_type: Option<&'a str>,
-    /// `WWW-Authenticate`: the first field that names an error, if one does.
-    pub challenge: Option<&'a str>,
+    /// `WWW-Authenticate`: the first field that names an error, if one does. In whatever bytes: a description need not be ASCII.
+    pub challenge: Option<&'a [u8]>,
     /// The body, whole.
     pub body: &'a [u8],
 }
@@ -472,7 +472,8 @@ mod tests {
             let grant = Grant::RefreshToken(token);
             for dialect in [Dialect::Rfc6749, Dialect::CognitoGetTokens] {
                 for body in [&body[..], text.as_bytes()] {
-                    let [retry_after, date, content_type, challenge] = [Some(text.as_str()); 4];
+                    let [retry_after, date, content_type] = [Some(text.as_str()); 3];
+                    let challenge = Some(text.as_bytes());
                     let response = TokenResponse { status, retry_after, date, content_type, challenge, body };
                     let _ = dialect.read(&response, &grant, &Client::default(), &Vocabulary::default(), now());
                 }

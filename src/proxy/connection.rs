@@ -89,6 +89,24 @@ pub(crate) enum Lost {
     Account,
 }
 
+/// Whether a response whose right is lost ends by itself, and says why.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) enum Farewell {
+    /// It cannot just now.
+    #[default]
+    None,
+    /// It does when it is next asked to go on.
+    Possible,
+    /// It has.
+    Said,
+}
+
+impl Farewell {
+    pub(crate) fn possible_if(can: bool) -> Self {
+        if can { Self::Possible } else { Self::None }
+    }
+}
+
 /// What a request comes on: all of an HTTP/1.1 connection, or one stream of an HTTP/2 connection.
 pub(crate) struct Stream {
     pub(crate) connection: Rc<Connection>,
@@ -98,8 +116,8 @@ pub(crate) struct Stream {
     authority: RefCell<Option<Authority>>,
     /// It is lost.
     lost: Cell<Option<Lost>>,
-    /// The response can say so itself just now, and then end.
-    says_farewell: Cell<bool>,
+    /// What the response itself can say of that.
+    farewell: Cell<Farewell>,
     /// The task that serves an HTTP/2 stream.
     waker: RefCell<Option<Waker>>,
 }
@@ -179,7 +197,7 @@ impl Stream {
             activity,
             authority: RefCell::default(),
             lost: Cell::default(),
-            says_farewell: Cell::default(),
+            farewell: Cell::default(),
             waker: RefCell::default(),
         })
     }
@@ -206,7 +224,7 @@ impl Stream {
     /// What goes on from here depends on nothing; on what it did before.
     pub(crate) fn is_independent(&self) -> Option<Authority> {
         self.lost.set(None);
-        self.says_farewell.set(false);
+        self.farewell.set(Farewell::None);
         self.authority.take()
     }
 
@@ -224,7 +242,17 @@ impl Stream {
 
     /// Whether a response is on its way that nobody may have any more, and that does not end by itself.
     pub(crate) fn is_to_be_cut(&self) -> bool {
-        self.lost.get().is_some() && self.activity.phase() == Phase::Answering && !self.says_farewell.get()
+        self.is_lost_midway() && self.farewell.get() == Farewell::None
+    }
+
+    /// The same once the response has been asked to go on: where its client takes nothing, it has not been, and the reason
+    /// would wait for that client, and with it the upstream.
+    pub(crate) fn is_to_be_cut_now(&self) -> bool {
+        self.is_lost_midway() && self.farewell.get() != Farewell::Said
+    }
+
+    fn is_lost_midway(&self) -> bool {
+        self.lost.get().is_some() && self.activity.phase() == Phase::Answering
     }
 
     /// With what the running exchange has lost its right, if it has.
@@ -232,9 +260,9 @@ impl Stream {
         self.lost.get()
     }
 
-    /// Whether the running response ends by itself, and says why, should its right be lost now.
-    pub(crate) fn says_farewell(&self, can: bool) {
-        self.says_farewell.set(can);
+    /// What the running response says of it, should its right be lost now.
+    pub(crate) fn says(&self, farewell: Farewell) {
+        self.farewell.set(farewell);
     }
 
     /// The task of an HTTP/2 stream, which is woken when there is something to be cut.

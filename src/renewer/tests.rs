@@ -1109,6 +1109,44 @@ fn what_was_spent_before_is_not_sent_and_gives_way_to_the_password_beside_it() {
 }
 
 #[test]
+fn a_refresh_token_of_another_accounts_sign_in_at_the_same_server_is_not_sent() {
+    let account = |name: &str, host: &str| {
+        format!(
+            "[account.{name}]\ntoken_endpoint = \"https://{host}/token\"\nclient_id = \"valetd\"\n\
+             upstream = \"https://api.lab.example\"\n"
+        )
+    };
+    let hosts = [("lab", "auth.lab.example"), ("same", "auth.lab.example"), ("else", "auth.else.example")];
+    let config = parsed(&hosts.map(|(name, host)| account(name, host)).concat());
+    let mut renewer = Renewer::new(Diary::default(), 7);
+    renewer.configure(&config, |_| Ok(None), T0);
+    let handed = |renewer: &mut Renewer<Diary>, name: &str, token: &str, trial| {
+        let id = AccountId::new(name).expect("a name");
+        let credential = Credential { refresh_token: Some(Secret::new(token)), password: None };
+        let new = NewCredential { trial, servers: None, ..NewCredential::of(&config.accounts[&id], credential) };
+        let (reply, mut told) = tokio::sync::oneshot::channel();
+        renewer.replace(&id, new, reply, T0);
+        told.try_recv().ok().and_then(Result::err)
+    };
+    assert_eq!(handed(&mut renewer, "lab", "r1", Trial::Skipped), None);
+    renewer.answered(&lab(), RenewalId(1), tokens("a1", Some("r2")), T0);
+    let rows = [
+        ("same", "r1", Trial::Required, true),
+        ("same", "r1", Trial::Skipped, true),
+        ("same", "r2", Trial::Required, true),
+        ("same", "r9", Trial::Required, false),
+        ("same", "r2", Trial::Preferred, false),
+        ("else", "r1", Trial::Required, false),
+    ];
+    for (name, token, trial, is_refused) in rows {
+        renewer.world.lines.clear();
+        let refused = handed(&mut renewer, name, token, trial);
+        assert_eq!(refused, is_refused.then(|| RequestError::CredentialElsewhere(lab())), "{name} {token} {trial:?}");
+        assert_eq!(renewer.world.lines.is_empty(), is_refused, "{name} {token} {trial:?}: {:?}", renewer.world.lines);
+    }
+}
+
+#[test]
 fn the_refresh_token_at_hand_is_no_second_one_where_a_password_is_kept_beside_it() {
     let mut renewer = usable();
     let mut with_password = signed_in("r7");

@@ -30,6 +30,7 @@ impl<W: World> Renewer<W> {
     /// A person has signed in: tries the credential where that is wanted, and takes it over. The reply comes when that is
     /// done, or why not.
     pub(super) fn replace(&mut self, id: &AccountId, mut new: NewCredential, reply: SavedReply, now: Timestamp) {
+        let would_lose = self.accounts.get(id).and_then(|state| self.would_lose(&state.account, &new));
         let Some(state) = self.accounts.get_mut(id) else {
             let _ = reply.send(Err(RequestError::Refused(no_account(id))));
             return;
@@ -51,6 +52,14 @@ impl<W: World> Renewer<W> {
                 return;
             }
             new.credential.refresh_token = None; // the password beside it is as good as ever
+        }
+        if let Some(other) = would_lose {
+            if new.credential.password.is_none() {
+                warn!(account = %id, %other, "the refresh token that was handed in is another account's; it is not sent");
+                let _ = reply.send(Err(RequestError::CredentialElsewhere(other)));
+                return;
+            }
+            new.credential.refresh_token = None;
         }
         if state.has_at_hand(&new) && !matches!(state.machine.snapshot().phase, Phase::SignInRequired { .. }) {
             // presented a second time beside the machine's own renewal, it would look stolen
@@ -104,6 +113,15 @@ impl<W: World> Renewer<W> {
             return self.untried(id, trial, None, words, now);
         }
         self.begin_trial(id, trial, now);
+    }
+
+    /// The other account that would lose its sign-in to what is handed in for this one.
+    fn would_lose(&self, account: &Account, new: &NewCredential) -> Option<AccountId> {
+        let is_other = |state: &AccountState| {
+            let record = state.record.as_ref().filter(|_| state.account.id != account.id);
+            record.is_some_and(|record| record.would_lose(account, new))
+        };
+        self.accounts.values().find(|state| is_other(state)).map(|state| state.account.id.clone())
     }
 
     /// Sends a trial; where that may use up the credential, when the store has answered that its successor could be saved.

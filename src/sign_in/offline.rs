@@ -1,8 +1,8 @@
 //! Signing in and out while no daemon runs: under the store's lock, in the person's own process.
 
 use super::exchange;
-use crate::accounts::{NewCredential, SPENT};
-use crate::config::Account;
+use crate::accounts::{NewCredential, SPENT, elsewhere};
+use crate::config::{Account, AccountId, Config};
 use crate::oauth::rfc7009::{Revoked, WANTS_ACCESS_TOKEN};
 use crate::oauth::{Grant, Tokens, Whose, id_token};
 use crate::platform::clock::unix_seconds;
@@ -19,6 +19,9 @@ pub(crate) enum NotTaken {
     /// Its refresh token was spent before, and replaced.
     #[error("{SPENT}")]
     Spent,
+    /// Its refresh token is of another account's sign-in.
+    #[error("{}", elsewhere(_0))]
+    Elsewhere(AccountId),
     /// It is another person's than what is stored.
     #[error("{0}")]
     AnotherPerson(String),
@@ -50,6 +53,7 @@ pub(crate) struct Taken {
 pub(crate) async fn take(
     store: &Store,
     endpoint: &TokenEndpoint,
+    config: &Config,
     account: &Account,
     mut new: NewCredential,
 ) -> Result<Taken, NotTaken> {
@@ -72,6 +76,17 @@ pub(crate) async fn take(
             return Err(NotTaken::Spent);
         }
         new.credential.refresh_token = None; // the password beside it is as good as ever
+    }
+    if new.credential.refresh_token.is_some() {
+        let would_lose = |other: &&Account| {
+            let is_other = other.id != account.id && other.client_id == account.client_id;
+            is_other && store.load(&other.id).is_ok_and(|record| record.is_some_and(|it| it.would_lose(account, &new)))
+        };
+        match config.accounts.values().find(would_lose) {
+            Some(other) if new.credential.password.is_none() => return Err(NotTaken::Elsewhere(other.id.clone())),
+            Some(_) => new.credential.refresh_token = None,
+            None => {}
+        }
     }
     let was_nobodys = previous.as_ref().is_some_and(|record| record.person.is_none() && !record.holds(&new));
     let is_wanted = match new.trial {

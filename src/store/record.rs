@@ -323,6 +323,16 @@ impl Record {
         new.trial != Trial::Preferred && !self.holds(new) && token.is_some_and(|token| self.spent.holds(token))
     }
 
+    /// Whether the refresh token that is handed in for an account is of this sign-in, which is another account's at the same
+    /// server: it was spent, or will be. Where it does not rotate, two accounts can have one.
+    pub(crate) fn would_lose(&self, account: &Account, new: &NewCredential) -> bool {
+        let issuer = account.server.token.as_ref().map(|token| token.origin.to_string());
+        let is_same_server = issuer.is_some_and(|issuer| self.issued_by == issuer);
+        let is_same_client = self.client_id == account.client_id;
+        let will_be = new.trial != Trial::Preferred && self.holds(new) && (self.rotates || !self.spent.is_empty());
+        is_same_server && is_same_client && (self.has_spent(new) || will_be)
+    }
+
     /// Whether the account, as it is configured now, is the one that this was issued to: the same client, the same token
     /// endpoint's origin, and no endpoint that would be sent the credential on an origin that was not there then.
     pub(crate) fn was_issued_to(&self, account: &Account) -> bool {

@@ -125,6 +125,42 @@ fn a_refresh_token_that_was_spent_before_is_not_sent_again_whoever_hands_it_in()
     assert!(words(&refused).contains("invalid_grant"), "{}", words(&refused));
 }
 
+/// A strict server would end the login that the other account keeps.
+#[test]
+fn a_refresh_token_of_another_account_is_not_sent_for_this_one() {
+    let server = Server::start(Provider::Gdh, rotating(Rotation::Strict));
+    let two = format!(
+        "[account.two]\ntoken_endpoint = \"{}\"\nclient_id = \"lab-client\"\nupstream = \"{}\"\n",
+        server.token_endpoint(),
+        server.url()
+    );
+    let home = Home::with(&format!("{}{two}", lab::config(&server, lab::EAGER, "", "")));
+    let first = server.sign_in();
+    assert!(home.run_with_input(HAND_IN, first.expose()).status.success());
+    for is_running in [false, true] {
+        let daemon = is_running.then(|| home.start());
+        if let Some(daemon) = &daemon {
+            daemon.until("lab", "usable");
+        }
+        let calls = server.log().token_calls.len();
+        for token in [first.expose(), &server.newest_refresh_token()] {
+            for more in [&[][..], &["--untried"]] {
+                let arguments = [&["login", "two", "--refresh-token-stdin"], more].concat();
+                let refused = home.run_with_input(&arguments, token);
+                assert!(!refused.status.success(), "{is_running}: {}", words(&refused));
+                for part in ["of the sign-in of account lab", "valetd login two"] {
+                    assert!(words(&refused).contains(part), "{is_running}: no {part}: {}", words(&refused));
+                }
+            }
+        }
+        let log = server.log();
+        assert_eq!((log.token_calls.len(), log.reuse_detected), (calls, 0), "{is_running}: nothing was sent");
+        assert!(record(&home).contains(&server.newest_refresh_token()), "{is_running}");
+    }
+    let done = home.run_with_input(&["login", "two", "--refresh-token-stdin"], server.sign_in().expose());
+    assert!(done.status.success(), "its own is taken: {}", words(&done));
+}
+
 #[test]
 fn without_an_answer_the_old_one_stays_unless_the_new_one_is_to_be_believed() {
     let server = Server::start(Provider::Gdh, rotating(Rotation::Strict));

@@ -326,6 +326,77 @@ fn a_file_that_is_handed_in_is_read_or_written_as_it_was_opened_and_in_no_other_
     assert_eq!(lines, expected);
 }
 
+/// Changes modes in each way that there is, of what is its own and of what it shares.
+const MODES: &str = "\
+import ctypes, os
+def attempt(name, act):
+    try:
+        print('did', name, act())
+    except OSError as why:
+        print('held', name, why.strerror)
+open('own', 'w').close()
+libc = ctypes.CDLL(None, use_errno=True)
+def call(*arguments):
+    if libc.syscall(*arguments) < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+attempt('chmod', lambda: os.chmod('own', 0o755))
+attempt('a group', lambda: os.chmod('own', 0o2755))
+attempt('a user', lambda: os.chmod('own', 0o4755))
+attempt('a user by a descriptor', lambda: os.fchmod(os.open('own', os.O_RDONLY), 0o4755))
+attempt('a user of the output', lambda: os.fchmod(1, 0o4755))
+attempt('a user by the newest call', lambda: call(452, -100, b'own', 0o4755, 0))
+attempt('a new file', lambda: os.close(os.open('new', os.O_CREAT | os.O_WRONLY, 0o4755)))
+attempt('a file without a name', lambda: os.close(os.open('.', os.O_TMPFILE | os.O_WRONLY, 0o4755)))
+attempt('a node', lambda: os.mknod('node', 0o104755))
+attempt('a folder', lambda: os.mkdir('folder', 0o755))
+attempt('what the file shares', lambda: os.fchmod(0, 0o646))
+if os.getuid() == 0 and os.access('/dev/full', os.W_OK) and os.environ['ROOT'] == '1':
+    attempt('a device', lambda: os.chmod('/dev/full', 0o662))
+";
+
+#[test]
+fn what_a_command_shares_with_the_machine_has_the_mode_that_it_had_and_no_program_runs_as_who_made_it() {
+    if !has_walls() {
+        return;
+    }
+    let scene = Scene::new("");
+    let _daemon = scene.start();
+    let home = scene.home();
+    fs::create_dir_all(home.path("work")).expect("a folder");
+    fs::write(home.path("input"), "content").expect("written");
+    fs::set_permissions(home.path("input"), fs::Permissions::from_mode(0o640)).expect("ours");
+    let owns_devices = can_play_nobody();
+    let script = "exec \"$0\" exec -r api --isolate -- python3 -c \"$1\" <../input >../output";
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script, VALETD, MODES]);
+    home.settle(&mut shell);
+    shell.current_dir(home.path("work")).env("https_proxy", scene.proxy_url());
+    shell.env("ROOT", if owns_devices { "1" } else { "0" });
+    let output = shell.output().expect("sh runs");
+    assert!(output.status.success(), "{}", words(&output));
+    let said = fs::read_to_string(home.path("output")).expect("a file");
+    let held = "Operation not permitted";
+    let mut expected = vec!["did chmod None".to_owned(), "did a group None".to_owned()];
+    for name in [
+        "a user",
+        "a user by a descriptor",
+        "a user of the output",
+        "a user by the newest call",
+        "a new file",
+        "a file without a name",
+        "a node",
+    ] {
+        expected.push(format!("held {name} {held}"));
+    }
+    expected.extend(["did a folder None".to_owned(), "did what the file shares None".to_owned()]);
+    if owns_devices {
+        expected.push("did a device None".to_owned());
+    }
+    assert_eq!(said.lines().collect::<Vec<_>>(), expected);
+    let mode = |path: &std::path::Path| fs::metadata(path).expect("it is there").permissions().mode() & 0o7777;
+    assert_eq!((mode(&home.path("input")), mode("/dev/full".as_ref())), (0o640, 0o666));
+}
+
 #[test]
 fn what_is_valetds_in_a_folder_of_the_system_is_not_there_for_a_command() {
     if !has_walls() {

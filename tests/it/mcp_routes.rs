@@ -277,6 +277,36 @@ fn streams_end_between_two_events_with_the_reason_when_their_right_ends() {
     }
 }
 
+/// The reason would wait for the client, and the upstream with it.
+#[test]
+fn a_stream_whose_client_takes_nothing_is_cut_when_its_right_ends() {
+    let server = Server::start(Provider::Gdh, Options::default());
+    let home = lab::home(&server, EAGER, AT_MCP, "");
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    let local = address(&daemon);
+    let session = begin(&local);
+    let message = call(7, "steps", json!({"count": 100_000_000, "pause": 0})).to_string();
+    let mut stream = TcpStream::connect(&local).expect("a connection");
+    let head = format!(
+        "POST /lab/mcp HTTP/1.1\r\nHost: {local}\r\nAccept: application/json, text/event-stream\r\n\
+         Content-Type: application/json\r\nMcp-Session-Id: {session}\r\nContent-Length: {}\r\n\r\n{message}",
+        message.len()
+    );
+    stream.write_all(head.as_bytes()).expect("sent");
+    let open = || daemon.status()["routes"][0]["open"].as_u64().expect("a number");
+    let mut came = 0;
+    eventually("nothing more comes to who takes nothing", || {
+        let before = std::mem::replace(&mut came, rustix::io::ioctl_fionread(&stream).expect("a number"));
+        thread::sleep(Duration::from_millis(300));
+        (came > 0 && came == before).then_some(())
+    });
+    assert_eq!(open(), 1);
+    assert!(home.run(&["logout", "lab"]).status.success());
+    eventually("it is over", || (open() == 0).then_some(()));
+    drop(stream);
+}
+
 #[test]
 fn rules_by_method_and_tool_refuse_in_json_rpc_and_the_audit_names_both_but_no_argument() {
     let server = Server::start(Provider::Gdh, Options::default());

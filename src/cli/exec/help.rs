@@ -73,10 +73,11 @@ sees the system read-only, an empty home, the working directory, which it may
 change, and what --bind and --ro name; a filter keeps it from system calls that
 lead out. Folders of the system where the configuration or the daemon keeps
 something as exec starts, or where a program listens at a socket, are empty
-inside; a folder that would show what is valetd's is refused. What you redirect
-to it, it may open again and change; a folder is refused there. In there you
-are called root, and are not. Also programs are served that read no variable at
-all.";
+inside, and so is what not everybody may read in /etc and /usr/local/etc; a
+folder that would show what is valetd's is refused. What you redirect to it, it
+can read or write as you opened it; a folder is refused there. It makes no file
+set-user-ID. In there you are called root, and have none of its capabilities.
+Also programs are served that read no variable at all.";
 
 pub(super) const AFTER: &str = "\
 Examples:

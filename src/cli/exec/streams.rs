@@ -5,13 +5,13 @@
 //! keeps a command from that is Landlock (landlock(7)): of all files, those of its own tree may be opened, and of those outside
 //! the three, as they are.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use landlock::{
     AccessFs, BitFlags, CompatLevel, Compatible as _, PathBeneath, PathFd, Ruleset, RulesetAttr as _, RulesetCreated,
     RulesetCreatedAttr as _, RulesetError,
 };
-use rustix::fs::{FileType, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 
 use crate::cli::failure::{Exit, Failure};
 
@@ -42,12 +42,46 @@ pub(super) fn refuse_ways_out() -> Result<(), Failure> {
         Some(FileType::RegularFile) if !can_be_held => {
             let says = format!("standard {name} is a file that the command could open again, to read and to change it");
             let remedy = "this kernel has no Landlock that could keep it from that (it is there from Linux 6.2 on, if not \
-                          switched off): pipe it, as in: cat FILE | valetd exec ... | cat > OTHER";
+                          switched off): pipe it: put cat FILE | in front of the call, and | cat > OTHER behind it";
             Err(Failure::say(says).with_remedy(remedy).with_exit(Exit::Usage))
         }
         Some(_) | None => Ok(()),
     };
     each(judge).into_iter().collect()
+}
+
+/// Devices that are the machine's own inside, too: bubblewrap's `--dev` mounts them.
+const DEVICES: [&str; 6] = ["/dev/full", "/dev/null", "/dev/random", "/dev/tty", "/dev/urandom", "/dev/zero"];
+
+/// The modes that what an isolated command shares with the machine had before it: who owns a file changes them through
+/// whatever mount, and by a descriptor. Root owns the devices, without which no other program runs.
+#[derive(Debug)]
+pub(super) struct Modes(Vec<(OwnedFd, Mode)>);
+
+impl Modes {
+    /// As they are now.
+    pub(super) fn now() -> Self {
+        // nothing of a device is asked for by opening it so; it may be a terminal
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let devices = DEVICES.iter().filter_map(|device| rustix::fs::open(*device, flags, Mode::empty()).ok());
+        let streams = each(|_, stream| stream.try_clone_to_owned().ok());
+        let with_mode = |shared: OwnedFd| {
+            let mode = Mode::from_raw_mode(rustix::fs::fstat(&shared).ok()?.st_mode);
+            Some((shared, mode))
+        };
+        Self(streams.into_iter().flatten().chain(devices).filter_map(with_mode).collect())
+    }
+
+    /// Puts back those that are others now.
+    pub(super) fn put_back(&self) {
+        for (shared, mode) in &self.0 {
+            let now = rustix::fs::fstat(shared).map(|found| Mode::from_raw_mode(found.st_mode));
+            if now.is_ok_and(|now| now != *mode) {
+                // who does not own it has not changed it
+                let _ = rustix::fs::fchmod(shared, *mode);
+            }
+        }
+    }
 }
 
 /// Holds this process, and all that it starts from here on, to its own tree, and to the three as they were opened.
@@ -80,7 +114,7 @@ fn ruleset() -> Result<RulesetCreated, RulesetError> {
 }
 
 /// What may be done with a stream when it is opened again, where that is something of a file system.
-fn granted(stream: BorrowedFd<'_>) -> Option<(std::os::fd::OwnedFd, BitFlags<AccessFs>)> {
+fn granted(stream: BorrowedFd<'_>) -> Option<(OwnedFd, BitFlags<AccessFs>)> {
     let flags = rustix::fs::fcntl_getfl(stream).ok()?;
     let mode = flags & OFlags::RWMODE;
     let mut access = BitFlags::<AccessFs>::empty();

@@ -45,6 +45,31 @@ const FAMILIES: [libc::c_int; 4] = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6
 /// Terminal requests that put words into the mouth of whoever reads it next.
 const TERMINAL: [u64; 2] = [libc::TIOCSTI, 0x541c /* TIOCLINUX */];
 
+/// Calls that set a mode, each with the number of the argument that is it.
+const SETTING_MODES: &[(i64, u8)] = &[
+    (libc::SYS_fchmod, 1),
+    (libc::SYS_fchmodat, 2),
+    (libc::SYS_mknodat, 2),
+    (452, 2), // fchmodat2, which has this number on every processor
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_chmod, 1),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_creat, 1),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_mknod, 1),
+];
+
+/// Calls that open a file, each with the number of the argument that is its flags; the mode is the next one.
+const OPENING: &[(i64, u8)] = &[
+    (libc::SYS_openat, 2),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_open, 1),
+];
+
+/// With one of these flags a call that opens makes a file: else its mode is anything. The second is that of `O_TMPFILE` alone,
+/// without `O_DIRECTORY`.
+const MAKING: [libc::c_int; 2] = [libc::O_CREAT, libc::O_TMPFILE & !libc::O_DIRECTORY];
+
 /// System calls of x86-64's x32 interface have numbers of their own, from here on, which rules by number do not see.
 #[cfg(target_arch = "x86_64")]
 const X32: u32 = 0x4000_0000;
@@ -68,10 +93,26 @@ pub(super) fn filters() -> Result<[Vec<u8>; 2], String> {
     let new_user = u64::from(libc::CLONE_NEWUSER.unsigned_abs());
     let is_new_user = condition(0, SeccompCmpOp::MaskedEq(new_user), new_user)?;
     rules.insert(libc::SYS_clone, vec![rule(vec![is_new_user])?]);
+    // outside, where no mount is in between, any user could run such a program as who made it
+    let sets_user_id = |argument| {
+        let bit = u64::from(libc::S_ISUID);
+        condition(argument, SeccompCmpOp::MaskedEq(bit), bit)
+    };
+    for (number, mode) in SETTING_MODES {
+        rules.insert(*number, vec![rule(vec![sets_user_id(*mode)?])?]);
+    }
+    for (number, flags) in OPENING {
+        let making = MAKING.iter().map(|flag| {
+            let flag = u64::from(flag.unsigned_abs());
+            rule(vec![condition(*flags, SeccompCmpOp::MaskedEq(flag), flag)?, sets_user_id(*flags + 1)?])
+        });
+        rules.insert(*number, making.collect::<Result<_, _>>()?);
+    }
     let mut denying = without_x32();
     denying.extend(program(rules, libc::EPERM, arch)?);
-    // its flags are in memory, where a filter cannot look; libraries fall back to clone
-    let missing = program(BTreeMap::from([(libc::SYS_clone3, Vec::new())]), libc::ENOSYS, arch)?;
+    // their flags are in memory, where a filter cannot look; libraries fall back to clone and openat
+    let unseen = [libc::SYS_clone3, libc::SYS_openat2].map(|number| (number, Vec::new()));
+    let missing = program(BTreeMap::from(unseen), libc::ENOSYS, arch)?;
     Ok([denying, missing])
 }
 

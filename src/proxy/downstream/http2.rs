@@ -285,6 +285,10 @@ async fn watch_over(open: OpenStream, task: impl Future<Output = ()>) {
             if task.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
             }
+            if stream.is_to_be_cut_now() {
+                debug!("an answer was cut: its client key or its account has ended, and its client takes nothing");
+                return Poll::Ready(());
+            }
             timer.follow(&stream.activity);
             match ready!(timer.poll_expired(cx, &stream.activity)) {
                 // the request says so itself, the next time it is asked

@@ -186,6 +186,10 @@ async fn serve_http1(connection: &Rc<Connection>, io: ClientIo, timer: &mut Idle
             if let Poll::Ready(ended) = Pin::new(&mut serving).poll(cx) {
                 return Poll::Ready(Ended::Over(ended));
             }
+            if served.is_to_be_cut_now() {
+                debug!("an answer was cut: its client key or its account has ended, and its client takes nothing");
+                return Poll::Ready(Ended::Over(Ok(())));
+            }
             // after the poll: hyper closes a connection that it has read nothing from, and now it has read what is there
             if connection.handle.is_told_to_stop(cx, activity.is_fresh()) {
                 Pin::new(&mut serving).graceful_shutdown();

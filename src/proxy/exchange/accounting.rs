@@ -13,7 +13,7 @@ use tracing::{Level, debug, enabled};
 
 use crate::client_keys::{ClientKey, KeyInUse};
 use crate::platform::clock;
-use crate::proxy::connection::{Lost, Stream};
+use crate::proxy::connection::{self, Lost, Stream};
 use crate::proxy::exchange::body::ResponseBody;
 use crate::proxy::local_table::{LocalRoute, LocalTable};
 use crate::proxy::note::{Note, Origin};
@@ -34,7 +34,7 @@ impl Counted {
     /// Ties the exchange's end to the body's.
     pub(crate) fn new(body: ResponseBody, mut exchange: Exchange) -> Self {
         let farewell = exchange.farewell.take();
-        exchange.stream.says_farewell(farewell.is_some());
+        exchange.stream.says(connection::Farewell::possible_if(farewell.is_some()));
         Self { body, farewell, exchange: Some(exchange) }
     }
 
@@ -66,8 +66,10 @@ impl Counted {
     /// What comes in the place of the next frame, where the right is lost and an event can be put in: the reason, then the end.
     fn farewell(&mut self) -> Option<Option<Bytes>> {
         let farewell = self.farewell.as_mut()?;
-        let lost = self.exchange.as_ref()?.stream.lost().filter(|_| farewell.events.is_between())?;
+        let stream = &self.exchange.as_ref()?.stream;
+        let lost = stream.lost().filter(|_| farewell.events.is_between())?;
         let is_said = std::mem::replace(&mut farewell.is_said, true);
+        stream.says(connection::Farewell::Said);
         Some((!is_said).then(|| (farewell.event)(lost)))
     }
 }
@@ -86,7 +88,7 @@ impl Body for Counted {
             && let Some(data) = frame.data_ref()
         {
             farewell.events.feed(data);
-            exchange.stream.says_farewell(farewell.events.is_between());
+            exchange.stream.says(connection::Farewell::possible_if(farewell.events.is_between()));
         }
         if let Some(exchange) = &self.exchange
             && let Some(Ok(frame)) = &frame

@@ -10,10 +10,11 @@ const LONGEST: usize = 500;
 /// The scopes that a challenge of `insufficient_scope` asks for; none, if it does not name them, or in odd characters:
 /// they come to stand in a command that a person runs.
 pub(crate) fn lacking_scope(headers: &HeaderMap) -> Option<String> {
-    let challenges = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
-    let mut lacking = challenges.filter(|field| field.contains("insufficient_scope"));
-    let field = lacking.next()?;
-    Some(challenge::parameter(field, "scope").filter(|scope| is_plain(scope)).unwrap_or_default())
+    let challenges = headers.get_all(WWW_AUTHENTICATE).iter();
+    // a description beside it need not be ASCII
+    let mut challenges = challenges.map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let field = challenges.find(|field| field.contains("insufficient_scope"))?;
+    Some(challenge::parameter(&field, "scope").filter(|scope| is_plain(scope)).unwrap_or_default())
 }
 
 fn is_plain(scope: &str) -> bool {
@@ -37,10 +38,11 @@ mod tests {
             (r#"Bearer error="insufficient_scope""#, Some("")),
             (r#"Bearer error="insufficient_scope", scope="$(rm -rf ~)""#, Some("")),
             (r#"Bearer error="insufficient_scope", scope="--config=/tmp/x a""#, Some("")),
+            (r#"Bearer error="insufficient_scope", error_description="Ungültig", scope="a""#, Some("a")),
             (r#"Bearer error="invalid_token", scope="a""#, None),
         ] {
             let mut headers = HeaderMap::new();
-            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_bytes(challenge.as_bytes()).unwrap());
             assert_eq!(lacking_scope(&headers).as_deref(), expected, "{challenge}");
         }
         assert_eq!(lacking_scope(&HeaderMap::new()), None);
