@@ -42,7 +42,7 @@ pub(super) fn refuse_ways_out() -> Result<(), Failure> {
         Some(FileType::RegularFile) if !can_be_held => {
             let says = format!("standard {name} is a file that the command could open again, to read and to change it");
             let remedy = "this kernel has no Landlock that could keep it from that (it is there from Linux 6.2 on, if not \
-                          switched off): pipe it, as in: cat FILE | valetd exec ... | cat > OTHER";
+                          switched off): pipe it, as in: cat FILE | this command | cat > OTHER";
             Err(Failure::say(says).with_remedy(remedy).with_exit(Exit::Usage))
         }
         Some(_) | None => Ok(()),
