@@ -49,7 +49,8 @@ Examples:
   valetd seal on --new-key        where the key is lost for good
   valetd seal --json | jq -r .source
 
-Exit codes: 0 done, 1 not done, 5 the store is locked."
+Exit codes: 0 done, 1 not done, 5 the store is locked, 6 the daemon has no
+configuration."
 )]
 pub(super) struct Arguments {
     #[command(subcommand)]
@@ -112,7 +113,7 @@ pub(super) fn perform(options: &Options, arguments: Arguments) -> Result<Exit, F
     let needs = Needs {
         // who has lost it cannot say it
         present: takes_passphrase(&places) && change != SealChange::OnAnew && !daemon_runs(&places)?,
-        new: makes_key(change) && config_or_empty(&places).store.seal == SealSetting::Passphrase,
+        new: change.makes_key() && config_or_empty(&places).store.seal == SealSetting::Passphrase,
     };
     let passphrases = Passphrases::take(needs, passphrase_stdin).map_err(|failure| failure.while_doing(doing))?;
     let perform = |change, code: Option<&Secret>| -> Result<SealAnswer, Failure> {
@@ -139,13 +140,6 @@ fn daemon_runs(places: &Paths) -> Result<bool, Failure> {
     Ok(!matches!(connected, Err(ClientError::NotRunning(_))))
 }
 
-fn makes_key(change: SealChange) -> bool {
-    match change {
-        SealChange::On | SealChange::OnAnew | SealChange::Rotate => true,
-        SealChange::Off | SealChange::Recovery | SealChange::RecoverySeen => false,
-    }
-}
-
 /// Which passphrases a change takes.
 #[derive(Clone, Copy)]
 struct Needs {
@@ -162,7 +156,13 @@ struct Passphrases {
 impl Passphrases {
     fn take(needs: Needs, from_stdin: bool) -> Result<Self, Failure> {
         if !from_stdin {
-            let present = needs.present.then(ask_passphrase).transpose()?;
+            let present = needs.present.then(ask_passphrase).transpose();
+            let present = present.map_err(|failure| {
+                failure.with_remedy(match needs.new {
+                    true => "or send both through a pipe, the one in force and then the new one: --passphrase-stdin",
+                    false => "or send it through a pipe: --passphrase-stdin",
+                })
+            })?;
             let new = needs.new.then(new_passphrase).transpose()?;
             return Ok(Self { present, new });
         }
@@ -176,6 +176,7 @@ impl Passphrases {
                         "standard input has one passphrase, and it takes two: the one in force, then the new one";
                     Failure::say(words).with_remedy("each in a line of its own").with_exit(Exit::Usage)
                 })?;
+                let present = present.strip_suffix('\r').unwrap_or(present);
                 Self { present: Some(Secret::new(present)), new: Some(Secret::new(new)) }
             }
             (true, false) => Self { present: Some(said), new: None },

@@ -293,7 +293,7 @@ fn no_log() -> Problem {
 }
 
 fn ready(state: &ControlState) -> Result<Answer, Problem> {
-    if let Some(problem) = not_configured(state) {
+    if let Some(problem) = state.not_configured() {
         return Err(problem);
     }
     let report = state.report();
@@ -307,19 +307,6 @@ fn ready(state: &ControlState) -> Result<Answer, Problem> {
     problem.problems = unready.iter().map(|account| describe(account)).collect();
     problem.remedy = unready.iter().find_map(|account| account.next_action.clone());
     Err(problem)
-}
-
-/// What is said while no configuration is in force: what is wrong with the file, and that it is followed.
-fn not_configured(state: &ControlState) -> Option<Problem> {
-    let facts = state.facts.borrow();
-    if facts.configured {
-        return None;
-    }
-    let detail = format!("{} cannot be used, and no configuration is in force", facts.config_file.display());
-    let remedy =
-        format!("Correct the file, which is then taken over by itself; to have it checked: {} check", facts.invocation);
-    let problem = Problem::new(503, kind::NOT_CONFIGURED, "no configuration is in force", detail);
-    Some(problem.with_problems(state.config_problems.borrow().clone()).with_remedy(remedy))
 }
 
 fn describe(account: &AccountReport) -> String {
@@ -359,7 +346,7 @@ fn find<T>(state: &ControlState, id: &str, found: impl FnOnce(&AccountView) -> T
     if let Some(view) = views.iter().find(|view| view.id.as_str() == id) {
         return Ok(found(view));
     }
-    if let Some(problem) = not_configured(state) {
+    if let Some(problem) = state.not_configured() {
         return Err(problem);
     }
     let unknown = UnknownName::new("account", id, views.iter().map(|view| view.id.as_str()));

@@ -18,6 +18,7 @@ use crate::key_source::{KeySources, Kind};
 use crate::platform::clock::unix_seconds;
 use crate::renewal::Phase;
 use crate::secret::Secret;
+use crate::shutdown::shutdown;
 use crate::store::{Adoption, Left, SealChange, SealChanged, SealError, Store, StoreError};
 
 /// What `POST /v1/seal` takes.
@@ -68,6 +69,9 @@ pub(super) async fn change(state: &ControlState, line: &Line, body: &[u8]) -> Re
         .map_err(|_| bad_request("not the expected JSON").with_remedy(format!("send {example}")))?;
     info!(?change, "a change of the store's seal was asked for over the control socket");
     refuse_behind_the_wall(state)?;
+    if let (true, Some(problem)) = (change.makes_key(), state.not_configured()) {
+        return Err(problem); // with what the user has named there, and not with the best that there is
+    }
     let changed = work(state, line, passphrase, move |store, sources| {
         let sources = sources.clone().with_recovery_code(recovery_code);
         store.change_seal(change, &sources, unix_seconds())
@@ -96,6 +100,8 @@ pub(super) async fn unlock(state: &ControlState, line: &Line, body: &[u8]) -> Re
     let noted = (state.accounts.latest_lock(), state.store.latest_hold());
     let is_behind_the_wall = state.accounts.is_locked() && is_behind_a_passphrase(&state.store);
     let has_passphrase = passphrase.is_some();
+    // that of an earlier key opens what that has sealed
+    let is_checked = has_passphrase && is_behind_a_passphrase(&state.store);
     let opened = work(state, line, passphrase, move |store, sources| match recovery_code {
         Some(code) => Ok((store.recover(&code, sources)?, Vec::new())),
         // what a person has locked with a passphrase at hand, only that passphrase unlocks
@@ -104,6 +110,9 @@ pub(super) async fn unlock(state: &ControlState, line: &Line, body: &[u8]) -> Re
                 true => "that is not the passphrase".to_owned(),
                 false => "that takes the passphrase".to_owned(),
             }))
+        }
+        None if is_checked && !store.opens_any(|kind, blob| sources.secret(kind, blob)) => {
+            Err(SealError::Locked("that is not the passphrase".to_owned()))
         }
         None => {
             let Left(left) = store.unlock(|kind, blob| sources.secret(kind, blob))?;
@@ -301,7 +310,8 @@ async fn forget(state: &ControlState, why: &str) -> Result<(), String> {
     Err(UNLOCKED.to_owned())
 }
 
-/// What takes its time, for sources and the disk, while others are answered. A source is asked until the stop.
+/// What takes its time, for sources and the disk, while others are answered. A source is asked until the stop, or until
+/// whoever wants that hangs up.
 async fn work<T: Send + 'static>(
     state: &ControlState,
     line: &Line,
@@ -310,7 +320,9 @@ async fn work<T: Send + 'static>(
 ) -> Result<T, Problem> {
     let store = state.store.clone();
     let sources = KeySources::new(&state.config.borrow().store, &state.facts.borrow().state_dir);
-    let sources = sources.with_passphrase(passphrase).until(line.stopping.clone());
+    let (_wants, gone) = shutdown(); // dropped with this, when the connection has ended
+    let sources = sources.with_passphrase(passphrase).until(line.stopping.clone()).while_asked(gone);
+    let sources = sources.unknown(!state.facts.borrow().configured);
     let refused = |detail| Problem::new(409, kind::REFUSED, "that cannot be done now", detail);
     let done = tokio::task::spawn_blocking(move || work(&store, &sources)).await;
     match done.map_err(|_| refused("it ended badly".to_owned()))? {

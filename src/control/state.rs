@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::events::Events;
+use super::problem::{Problem, kind};
 use super::report::{Facts, PROGRAM_REPLACED, Readings, Sources, StatusReport};
 use crate::accounts::Accounts;
 use crate::client_keys::{AddressKind, KeyRing, OwnAddress};
@@ -58,6 +59,19 @@ pub(crate) struct ControlState {
 }
 
 impl ControlState {
+    /// What is said while no configuration is in force: what is wrong with the file, and that it is followed.
+    pub(super) fn not_configured(&self) -> Option<Problem> {
+        let facts = self.facts.borrow();
+        if facts.configured {
+            return None;
+        }
+        let detail = format!("{} cannot be used, and no configuration is in force", facts.config_file.display());
+        let check = format!("{} check", facts.invocation);
+        let remedy = format!("Correct the file, which is then taken over by itself; to have it checked: {check}");
+        let problem = Problem::new(503, kind::NOT_CONFIGURED, "no configuration is in force", detail);
+        Some(problem.with_problems(self.config_problems.borrow().clone()).with_remedy(remedy))
+    }
+
     /// One instant of both clocks.
     pub(crate) fn readings(&self) -> Readings {
         let now = self.clock.now();

@@ -10,8 +10,8 @@ use tokio::time::sleep;
 use tracing::{error, info, warn};
 
 use crate::accounts::Accounts;
-use crate::advice::advised;
 use crate::config::Config;
+use crate::control::report::Facts;
 use crate::key_source::{KeySources, KeyringWatch, Kind, NoSecret};
 use crate::platform::paths::Paths;
 use crate::shutdown::Shutdown;
@@ -28,15 +28,17 @@ pub(super) struct Parts {
     pub(super) store: Arc<Store>,
     pub(super) accounts: Accounts,
     pub(super) config: watch::Receiver<Arc<Config>>,
+    pub(super) facts: watch::Receiver<Facts>,
     pub(super) paths: Paths,
 }
 
 /// Runs until the stop. A command is asked once, since it may ask a person; then only when somebody says so.
 pub(super) async fn keep(parts: Parts, mut shutdown: Shutdown) {
-    let Parts { store, accounts, mut config, paths } = parts;
+    let Parts { store, accounts, mut config, facts, paths } = parts;
     let mut seal = store.watch_seal();
     let mut pause = FIRST_PAUSE;
     let mut is_first = true;
+    let mut has_asked = false;
     let mut keyring = None;
     loop {
         let is_open = seal.borrow_and_update().locked.is_none() && !store.is_opening();
@@ -56,13 +58,14 @@ pub(super) async fn keep(parts: Parts, mut shutdown: Shutdown) {
             keyring = KeyringWatch::new().await;
         }
         let sources = KeySources::new(&config.borrow_and_update().store, &paths.state_dir).until(shutdown.clone());
+        let is_known = facts.borrow().configured;
+        let sources = sources.unknown(!is_known);
         let asking = store.clone();
-        let may_take_long = is_first;
+        let may_take_long = !has_asked;
+        has_asked |= is_known;
         let asked = spawn_blocking(move || {
             asking.unlock(|kind, blob| match kind {
-                Kind::Command if !may_take_long => {
-                    Err(NoSecret::Away(format!("it gave no key when it was asked; {} asks again", advised("unlock"))))
-                }
+                Kind::Command if !may_take_long => Err(NoSecret::NotAsked),
                 kind => sources.secret(kind, blob),
             })
         });

@@ -380,6 +380,7 @@ fn key_keeper_parts(running: &Running) -> key_keeper::Parts {
         store: running.state.store.clone(),
         accounts: running.state.accounts.clone(),
         config: running.published.config.subscribe(),
+        facts: running.published.facts.subscribe(),
         paths: running.paths.clone(),
     }
 }

@@ -54,8 +54,13 @@ pub(super) fn keep(bus: &Bus, secret: &Secret) -> Result<String, String> {
     });
     match kept {
         Ok(again) if again == *secret => Ok(id),
-        Ok(_) => Err("it gives back something else than it was given".to_owned()),
-        Err(error) => Err(error.to_string()),
+        kept => {
+            let _ = forget(bus, &id); // what it has made of it is of no use, and nobody else knows it
+            Err(kept.map_or_else(
+                |error| error.to_string(),
+                |_| "it gives back something else than it was given".to_owned(),
+            ))
+        }
     }
 }
 

@@ -110,9 +110,15 @@ pub(crate) struct KeySources {
     passphrase: Option<Secret>,
     /// The recovery code that a person has before them, if one has.
     recovery_code: Option<Secret>,
-    /// From when on nobody is asked any more.
+    /// From when on nobody is asked any more: the stop, and where somebody has asked, when that one has gone.
     stop: Option<Shutdown>,
+    asker: Option<Shutdown>,
+    /// Whether the configuration cannot be used, so that nobody knows what the user has named.
+    is_unknown: bool,
 }
+
+/// What stands for `store.seal` where it cannot be read: `auto` would be weaker than what was named.
+const UNKNOWN: &str = "the configuration cannot be used, and where it has the key kept is not known";
 
 /// Below that, a passphrase is a matter of minutes, however each guess is stretched.
 const SHORTEST_PASSPHRASE: usize = 8;
@@ -129,7 +135,21 @@ impl KeySources {
             passphrase: None,
             recovery_code: None,
             stop: None,
+            asker: None,
+            is_unknown: false,
         }
+    }
+
+    /// The same, where the configuration cannot be used, if `is_so`: no key is wrapped by what the user may not want.
+    #[must_use]
+    pub(crate) fn unknown(self, is_so: bool) -> Self {
+        Self { is_unknown: is_so, ..self }
+    }
+
+    /// The same, for as long as whoever asks is there.
+    #[must_use]
+    pub(crate) fn while_asked(self, asker: Shutdown) -> Self {
+        Self { asker: Some(asker), ..self }
     }
 
     /// The same, until the stop: what is being asked then is given up, and a command that is running ended.
@@ -171,6 +191,9 @@ impl KeySources {
             }
             (kind, SealSetting::Held(source)) if held_kind(source) == Some(kind) => source.clone(),
             (Kind::Unit, _) => SecretSource::Credential(UNIT_CREDENTIAL.to_owned()),
+            (Kind::File | Kind::Command, _) if self.is_unknown => {
+                return Err(NoSecret::Away(UNKNOWN.to_owned()));
+            }
             (kind @ (Kind::File | Kind::Command), _) => {
                 let name = kind.name();
                 let words =
@@ -187,6 +210,9 @@ impl KeySources {
     ///
     /// Why there is none, in sentences, one for each source that was looked at.
     pub(crate) fn offer(&self) -> Result<Offer, Vec<String>> {
+        if self.is_unknown {
+            return Err(vec![UNKNOWN.to_owned()]);
+        }
         match &self.setting {
             SealSetting::Off => {
                 Err(vec!["the configuration says that nothing is sealed: store.seal = \"off\"".to_owned()])
@@ -344,16 +370,13 @@ impl KeySources {
             // a runtime of its own: who calls may be on one already
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.map_err(|error| error.to_string())?;
-            let stopped = async {
-                match self.stop.clone() {
-                    Some(mut stop) => stop.started().await,
-                    None => std::future::pending().await,
-                }
-            };
             let secret = runtime.block_on(async {
                 tokio::select! {
                     read = secret_source::read(source) => read.map_err(|error| error.to_string()),
-                    () = stopped => Err("it was given up, as valetd stops".to_owned()),
+                    () = started(self.stop.clone()) => Err("it was given up, as valetd stops".to_owned()),
+                    () = started(self.asker.clone()) => {
+                        Err("it was given up, as whoever has asked for it has gone".to_owned())
+                    }
                 }
             });
             runtime.shutdown_background(); // a pipe that nobody writes to is read by a thread of its own
@@ -374,6 +397,14 @@ impl KeySources {
             return Err(format!("{shown} is open to other users: chmod go= it"));
         }
         Ok(())
+    }
+}
+
+/// Returns when it has started; never, if there is none.
+async fn started(stop: Option<Shutdown>) {
+    match stop {
+        Some(mut stop) => stop.started().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -439,6 +470,8 @@ mod tests {
             passphrase: None,
             recovery_code: None,
             stop: None,
+            asker: None,
+            is_unknown: false,
         }
     }
 

@@ -9,4 +9,7 @@ pub(crate) enum NoSecret {
     /// It will never have it again.
     #[error("{0}")]
     Gone(String),
+    /// It was not asked: what is known of it stands.
+    #[error("it was not asked")]
+    NotAsked,
 }

@@ -5,6 +5,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::io::Errno;
+use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
@@ -38,8 +40,7 @@ pub(crate) fn call(
     patience: Duration,
 ) -> Result<Map<String, Value>, CallError> {
     let deadline = super::clock::instant() + patience;
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_write_timeout(Some(patience))?;
+    let mut stream = connect(socket, patience)?;
     let message = json!({ "method": method, "parameters": parameters });
     let mut bytes = Zeroizing::new(serde_json::to_vec(&message).expect("names and texts become JSON"));
     bytes.push(0);
@@ -66,7 +67,7 @@ pub(crate) fn call(
         }
     };
     let mut answer: Map<String, Value> = serde_json::from_slice(&answer[..end]).map_err(|_| CallError::Garbled)?;
-    if let Some(name) = answer.get("error") {
+    if let Some(name) = answer.get("error").filter(|error| !error.is_null()) {
         let name = name.as_str().unwrap_or_default().to_owned();
         let errno = answer.get("parameters").and_then(|parameters| parameters.get("errno")?.as_i64());
         return Err(CallError::Refused { name, errno });
@@ -74,6 +75,20 @@ pub(crate) fn call(
     match answer.remove("parameters") {
         Some(Value::Object(parameters)) => Ok(parameters),
         Some(_) | None => Err(CallError::Garbled),
+    }
+}
+
+/// A connection that takes so long at most to come about, and each write over it. A service that takes on nobody keeps those
+/// waiting who are one too many for its queue.
+fn connect(socket: &Path, patience: Duration) -> io::Result<UnixStream> {
+    let flags = SocketFlags::CLOEXEC;
+    let stream = UnixStream::from(net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?);
+    stream.set_write_timeout(Some(patience))?;
+    let address = SocketAddrUnix::new(socket)?;
+    match rustix::io::retry_on_intr(|| net::connect(&stream, &address)) {
+        Ok(()) => Ok(stream),
+        Err(Errno::AGAIN) => Err(io::ErrorKind::TimedOut.into()),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -120,6 +135,8 @@ mod tests {
         let (outcome, _) = called(b"{\"error\":\"io.systemd.System\",\"parameters\":{\"errno\":2}}\0", patience);
         assert!(matches!(&outcome, Err(CallError::Refused { name: _, errno: Some(2) })), "{outcome:?}");
         assert_eq!(outcome.unwrap_err().to_string(), "it answers io.systemd.System (errno 2)");
+        let (outcome, _) = called(b"{\"error\":null,\"parameters\":{\"b\":1}}\0", patience);
+        assert_eq!(Value::Object(outcome.unwrap()), json!({"b": 1}));
         for garbled in [&b"hello\0"[..], b"{\"parameters\":3}\0", b"{}\0", b"{\"parameters\":{}}"] {
             assert!(matches!(called(garbled, patience).0, Err(CallError::Garbled)), "{garbled:?}");
         }
@@ -131,5 +148,22 @@ mod tests {
         assert!(matches!(nobody, Err(CallError::Unreachable(error)) if error.kind() == io::ErrorKind::NotFound));
         let (silent, _) = called(b"", Duration::from_millis(50));
         assert!(matches!(silent, Err(CallError::Unreachable(error)) if error.kind() == io::ErrorKind::TimedOut));
+    }
+
+    #[test]
+    fn a_service_that_takes_on_nobody_is_unreachable_in_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("service");
+        let queue = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::empty(), None).unwrap();
+        net::bind(&queue, &SocketAddrUnix::new(&socket).unwrap()).unwrap();
+        net::listen(&queue, 0).unwrap();
+        let _waits = UnixStream::connect(&socket).unwrap();
+        let (told, tells) = std::sync::mpsc::channel();
+        thread::spawn(move || {
+            let called = call(&socket, "io.example.Do", &json!({}), Duration::from_millis(50));
+            told.send(called)
+        });
+        let called = tells.recv_timeout(Duration::from_secs(20)).expect("it does not wait for ever");
+        assert!(matches!(called, Err(CallError::Unreachable(error)) if error.kind() == io::ErrorKind::TimedOut));
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! The loop takes the next of: a finished renewal, what the store has answered, what requests and people say, a new
 //! configuration, the soonest wakeup, the stop. It starts nothing after the stop, but waits for the responses that are owed,
-//! by servers and by the store: a rotated refresh token that is on its way is saved.
+//! by servers and by the store: a rotated refresh token that is on its way is saved. Commands are not waited for: what they
+//! are asked for is needed before a server is.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, mpsc as std_mpsc};
@@ -23,7 +24,7 @@ use crate::platform::hints::SleepMeter;
 use crate::platform::timer::WakeTimer;
 use crate::renewal::{Failure, RenewalId};
 use crate::secret::Secret;
-use crate::shutdown::Shutdown;
+use crate::shutdown::{Shutdown, ShutdownTrigger, shutdown};
 use crate::store::{Record, Store};
 use crate::timestamp::Timestamp;
 use crate::token_endpoint::{GrantFailure, TokenEndpoint, client};
@@ -96,6 +97,7 @@ impl RenewerLoop {
     pub(crate) fn new(parts: RenewerParts) -> std::io::Result<(Self, Accounts)> {
         let RenewerParts { clock, store, endpoint, config, sources, demands, notices, seed } = parts;
         let (ask_store, store_done) = store_thread::start(store.clone())?;
+        let (give_up, given_up) = shutdown();
         let world = RealWorld {
             clock: clock.clone(),
             ask_store,
@@ -105,6 +107,8 @@ impl RenewerLoop {
             answers: JoinSet::new(),
             later: Vec::new(),
             store_answers: VecDeque::new(),
+            give_up,
+            given_up,
         };
         let mut renewer = Renewer::new(world, seed);
         renewer.configure(&config, |id| load(&store, id), clock.now());
@@ -169,6 +173,7 @@ impl RenewerLoop {
                 () = shutdown.started(), if !is_stopping => {
                     debug!("the renewer stops; answers that are owed are waited for");
                     is_stopping = true;
+                    self.renewer.world.give_up.start();
                     self.renewer.stop(self.clock.now());
                 }
             }
@@ -285,6 +290,9 @@ struct RealWorld {
     later: Vec<(Arc<Account>, RenewalId, Grant, Option<Person>)>,
     /// The store's responses that the renewer has not taken in yet.
     store_answers: VecDeque<StoreAnswer>,
+    /// Ends the commands that are asked for what a grant needs.
+    give_up: ShutdownTrigger,
+    given_up: Shutdown,
 }
 
 impl RealWorld {
@@ -296,12 +304,12 @@ impl RealWorld {
     fn send_what_is_due(&mut self) {
         for (account, id, grant, is) in self.later.drain(..) {
             let (endpoint, store) = (self.endpoint.clone(), self.store.clone());
-            let name = account.id.clone();
+            let (name, given_up) = (account.id.clone(), self.given_up.clone());
             let work = tokio::spawn(async move {
                 // no server was asked
                 let untried = |detail| GrantFailure::unanswered(Failure::Transient { retry_after: None }, detail);
                 let account = with_client_secret(store, account).await.map_err(untried)?;
-                redeem(&endpoint, &account, &grant, is.as_ref()).await
+                redeem(&endpoint, account, grant, is.as_ref(), given_up).await
             });
             self.answers.spawn(async move {
                 // a panic in there must not leave the machine waiting for ever
@@ -333,19 +341,46 @@ async fn with_client_secret(store: Arc<Store>, account: Arc<Account>) -> Result<
 }
 
 /// Redeems a grant at the account's server, and finds out whose the tokens are where they are to be compared with who `is`
-/// signed in.
+/// signed in. Commands are asked until the stop.
 async fn redeem(
     endpoint: &TokenEndpoint,
-    account: &Account,
-    grant: &Grant,
+    account: Arc<Account>,
+    grant: Grant,
     is: Option<&Person>,
+    stop: Shutdown,
 ) -> Result<Tokens, GrantFailure> {
-    let tokens = endpoint.redeem(account, &client(account).await?, grant).await?;
+    let asked = account.clone();
+    let client = until(stop.clone(), async move { client(&asked).await }).await?;
+    let tokens = match grant {
+        // no server: it is a command, or a file
+        Grant::Issued => {
+            let (endpoint, account) = (endpoint.clone(), account.clone());
+            until(stop, async move { endpoint.redeem(&account, &client, &grant).await }).await?
+        }
+        _ => endpoint.redeem(&account, &client, &grant).await?,
+    };
     let whose = match is {
-        Some(is) => endpoint.whose(account, &tokens, None, Some(is)).await,
+        Some(is) => endpoint.whose(&account, &tokens, None, Some(is)).await,
         None => Whose::default(),
     };
     Ok(Tokens { whose, ..tokens })
+}
+
+/// Asks for something that no server has to do with, until the stop: then it is given up, and tried again at the next start.
+async fn until<T: Send>(
+    mut stop: Shutdown,
+    asking: impl Future<Output = Result<T, GrantFailure>> + Send + 'static,
+) -> Result<T, GrantFailure> {
+    let mut asking = Box::pin(asking);
+    tokio::select! {
+        answer = &mut asking => answer,
+        () = stop.started() => {
+            // not here: a command that takes no notice of a TERM blocks for half a second
+            let _ = tokio::task::spawn_blocking(move || drop(asking)).await; // it cannot panic
+            let failure = Failure::Transient { retry_after: None };
+            Err(GrantFailure::unanswered(failure, "it was given up, as valetd stops".to_owned()))
+        }
+    }
 }
 
 impl World for RealWorld {

@@ -28,6 +28,16 @@ pub(crate) enum SealChange {
     RecoverySeen,
 }
 
+impl SealChange {
+    /// Whether a new key takes the place of the one in force.
+    pub(crate) fn makes_key(self) -> bool {
+        match self {
+            Self::On | Self::OnAnew | Self::Rotate => true,
+            Self::Off | Self::Recovery | Self::RecoverySeen => false,
+        }
+    }
+}
+
 /// What has become of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct SealChanged {
@@ -118,7 +128,7 @@ impl Store {
         if change == SealChange::Rotate {
             self.has_ring()?;
         }
-        self.may_have_another_ring()?;
+        self.may_have_another_ring(change == SealChange::OnAnew)?;
         let SealState { sealed: before, .. } = self.seal_state();
         let offer = sources.offer().map_err(SealError::NoSource)?;
         let source = offer.kind.name();
@@ -129,10 +139,14 @@ impl Store {
             let left = self.go_on()?;
             return Ok((vec![format!("credentials are sealed by {source} already")], left));
         }
-        let left = match change {
-            SealChange::OnAnew => self.seal_anew(&offer, unix_now)?,
-            _ => self.seal(&offer, unix_now)?,
+        let sealed = match change {
+            SealChange::OnAnew => self.seal_anew(&offer, unix_now),
+            _ => self.seal(&offer, unix_now),
         };
+        if let Err(SealError::Locked(_) | SealError::Ring(_)) = &sealed {
+            sources.forget(offer.kind, offer.blob.as_deref()); // refused, so that nothing is wrapped by it
+        }
+        let left = sealed?;
         let mut said = vec![format!("credentials are sealed, and the key is kept by: {source}")];
         said.extend(offer.because);
         match before {

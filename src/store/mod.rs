@@ -32,6 +32,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::advice::advised;
 use crate::config::{AccountId, Config, MachineSetting};
 use crate::key_source::{KeySources, Kind, NoSecret, Offer};
 use crate::platform::paths::{OwnFolder, Paths, knows_no_sync};
@@ -579,7 +580,14 @@ impl Store {
             (inner.sealing.missing(), self.latest_hold())
         };
         // not under the mutex: a command may take its time
-        let found: Vec<_> = missing.iter().map(|key| (key.id.clone(), sealing::fetch(key, &mut ask))).collect();
+        let fetch = |key: &seal::RingKey| {
+            let mut is_asked = true;
+            let held = sealing::fetch(key, &mut |kind, blob| {
+                ask(kind, blob).inspect_err(|why| is_asked &= *why != NoSecret::NotAsked)
+            });
+            is_asked.then(|| (key.id.clone(), held))
+        };
+        let found: Vec<_> = missing.iter().filter_map(fetch).collect();
         self.change(|folder, sealing| {
             if self.latest_hold() != holds {
                 return Err(SealError::Locked("somebody has locked it meanwhile".to_owned()));
@@ -637,7 +645,7 @@ impl Store {
     }
 
     /// Whether what `ask` says opens any key of the ring, whether that is at hand or not. Waits for the sources.
-    fn opens_any(&self, mut ask: impl FnMut(Kind, Option<&str>) -> Result<Secret, NoSecret>) -> bool {
+    pub(crate) fn opens_any(&self, mut ask: impl FnMut(Kind, Option<&str>) -> Result<Secret, NoSecret>) -> bool {
         let ring = self.inner().sealing.ring().cloned();
         let opens = |key: &seal::RingKey| matches!(sealing::fetch(key, &mut ask), sealing::Held::AtHand(_));
         ring.is_some_and(|ring| ring.keys.iter().any(opens))
@@ -652,14 +660,18 @@ impl Store {
         reseal::ring_to_change(&self.inner().sealing).map(|_| ())
     }
 
-    /// Whether another ring may take the place of the one that there is: not of one that may be whole and cannot be read.
+    /// Whether another ring may take the place of the one that there is: not of one that may be whole and cannot be read, and
+    /// of one that is lost where a person has given that up.
     ///
     /// # Errors
     ///
     /// [`SealError::Ring`]
-    fn may_have_another_ring(&self) -> Result<(), SealError> {
+    fn may_have_another_ring(&self, is_given_up: bool) -> Result<(), SealError> {
         match self.inner().sealing.trouble() {
             Some(sealing::Trouble::Unread(why)) => Err(SealError::Ring(why.clone())),
+            Some(sealing::Trouble::Lost(why)) if !is_given_up => {
+                Err(SealError::Ring(format!("{why}; where it is lost for good: {}", advised("seal on --new-key"))))
+            }
             Some(sealing::Trouble::Lost(_)) | None => Ok(()),
         }
     }

@@ -251,6 +251,7 @@ pub(super) fn fetch(key: &RingKey, ask: &mut impl FnMut(Kind, Option<&str>) -> R
                 None if slot.source == Kind::Passphrase.name() => Held::Away("that is not the passphrase".to_owned()),
                 None => Held::Away(format!("the {} gives another key than the one it was sealed with", slot.source)),
             },
+            Some(Err(why @ NoSecret::NotAsked)) => Held::Away(why.to_string()),
             Some(Err(NoSecret::Away(why))) => Held::Away(format!("{}: {why}", slot.source)),
             Some(Err(NoSecret::Gone(why))) => Held::Gone(format!("{}: {why}", slot.source)),
             None => Held::Away(format!("it comes from {}, which this valetd does not know", slot.source)),

@@ -275,6 +275,8 @@ fn while_the_key_is_away_nothing_is_read_written_or_set_aside_and_its_coming_ope
         assert!(matches!(store.seal(&offer(SECRETS[1]), 2), Err(SealError::Locked(_))));
         assert!(matches!(store.unseal(), Err(SealError::Locked(_))));
         assert!(store.seal_state().locked.is_some_and(|why| why.contains(words)));
+        let _ = store.unlock(|_, _| Err(NoSecret::NotAsked));
+        assert!(store.seal_state().locked.is_some_and(|why| why.contains(words)), "what is known of it stands");
         assert_eq!(disk.files(), before);
     }
     unlock(&store, SECRETS[0]).unwrap();

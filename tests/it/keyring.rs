@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
@@ -250,6 +251,17 @@ fn auto_takes_an_open_keyring_and_a_key_that_is_not_needed_any_more_leaves_it() 
     assert!(said.contains("the keyring of the desktop is open") && said.contains("passed over: unit"), "{said}");
     assert_eq!(desktop.kept().0, 1);
     assert!(desktop.run(&["seal", "off"]).status.success());
+    assert_eq!(desktop.kept().0, 0);
+    // nor does one stay that was made for a change which was refused then
+    let config = fs::read_to_string(desktop.home.path("config/valetd/config.toml")).expect("the configuration");
+    let key = desktop.home.path("key");
+    fs::write(&key, "another-key-of-more-than-32-characters").expect("written");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).expect("mode 0600");
+    desktop.home.write_config(&config.replace("\"auto\"", "{ file = \"../../key\" }"));
+    assert!(desktop.run(&["seal", "on"]).status.success());
+    fs::remove_file(&key).expect("removed");
+    desktop.home.write_config(&config);
+    assert_eq!(desktop.run(&["seal", "on"]).status.code(), Some(5));
     assert_eq!(desktop.kept().0, 0);
     drop(keyring);
 }

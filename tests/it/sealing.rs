@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Output, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use valetd::stand_in::{Options, Provider, Rotation};
@@ -339,6 +339,9 @@ fn a_passphrase_is_typed_after_each_start_and_to_undo_a_lock_and_stands_nowhere(
             assert!(opened.status.success(), "{}", words(&opened));
             daemon.until("lab", "usable");
         }
+        let wrong = home.run_with_input(&["unlock", "--passphrase-stdin"], "four-words-of-hers");
+        assert_eq!(wrong.status.code(), Some(5), "it is open, and that is not the passphrase: {}", words(&wrong));
+        daemon.until("lab", "usable");
         assert!(!daemon.log().contains(PASSPHRASE));
     }
     assert_eq!(leaks(&home.path(""), &[PASSPHRASE.to_owned()]), [""; 0]);
@@ -706,6 +709,40 @@ fn a_ring_that_cannot_be_read_is_said_everywhere_and_never_replaced_and_is_read_
 }
 
 #[test]
+fn a_ring_that_is_lost_gives_way_to_another_one_only_where_a_person_says_so() {
+    for is_running in [false, true] {
+        let sealable = Sealable::new();
+        let home = &sealable.home;
+        sealable.seal("on");
+        let ring = home.path("state/valetd/seal.keys.json");
+        let whole = fs::read(&ring).expect("a ring");
+        for is_missing in [true, false] {
+            match is_missing {
+                true => fs::remove_file(&ring).expect("removed"),
+                false => fs::write(&ring, "{").expect("written"),
+            }
+            let daemon = is_running.then(|| home.start());
+            for verb in ["on", "rotate", "off"] {
+                let refused = home.run(&["seal", verb]);
+                assert_eq!(refused.status.code(), Some(5), "{verb}: {}", words(&refused));
+                assert!(verb != "on" || words(&refused).contains("seal on --new-key"), "{}", words(&refused));
+            }
+            fs::write(&ring, &whole).expect("it is put back");
+            assert!(home.run(&["unlock"]).status.success());
+            drop(daemon);
+        }
+        let daemon = home.start();
+        daemon.until("lab", "usable");
+        drop(daemon);
+        fs::remove_file(&ring).expect("removed");
+        let daemon = is_running.then(|| home.start());
+        assert!(home.run(&["seal", "on", "--new-key"]).status.success());
+        drop(daemon);
+        assert_eq!(sealable.server.log().reuse_detected, 0);
+    }
+}
+
+#[test]
 fn who_has_lost_the_key_is_told_a_way_out_that_works_and_loses_nothing_that_may_come_back() {
     for is_running in [true, false] {
         let sealable = Sealable::new();
@@ -813,11 +850,14 @@ fn a_store_that_takes_a_passphrase_is_changed_without_a_daemon_by_who_says_it() 
     for change in ["recovery", "off", "rotate"] {
         say(&["seal", change, "--passphrase-stdin"], &format!("four-words-of-hers\n{NEXT}"), 5);
     }
-    assert!(!home.run(&["seal", "off"]).status.success(), "there is no terminal to ask on");
+    for (change, others) in [("off", "send it"), ("rotate", "send both")] {
+        let unasked = words(&say(&["seal", change], "", 5)); // there is no terminal to ask on
+        assert!(unasked.contains(others) && unasked.contains("--passphrase-stdin"), "{unasked}");
+    }
     say(&["adopt", "lab", "--passphrase-stdin"], "four-words-of-hers", 5);
     say(&["adopt", "lab", "--passphrase-stdin"], PASSPHRASE, 0);
     say(&["seal", "recovery", "--passphrase-stdin"], PASSPHRASE, 0);
-    say(&["seal", "rotate", "--passphrase-stdin"], &format!("{PASSPHRASE}\n{NEXT}"), 0);
+    say(&["seal", "rotate", "--passphrase-stdin"], &format!("{PASSPHRASE}\r\n{NEXT}\r\n"), 0);
     assert_eq!(sealable.leaks(), [""; 0]);
     say(&["unlock", "--passphrase-stdin"], PASSPHRASE, 5);
     say(&["unlock", "--passphrase-stdin"], NEXT, 0);
@@ -1024,6 +1064,99 @@ fn a_stop_ends_a_command_that_is_asked_for_the_key_and_whatever_that_has_started
         });
         let _ = unlocking.map(|mut unlocking| unlocking.wait());
     }
+}
+
+#[test]
+fn a_stop_ends_a_command_that_a_renewal_waits_for_and_no_login_is_lost() {
+    let mark = format!("1001.{}", std::process::id());
+    let script = format!("if test -e $HOME/slow; then sleep {mark} | cat; fi; echo secret-of-the-client");
+    let command = format!("{{ command = [\"sh\", \"-c\", \"{script}\"] }}");
+    let server = Server::start(Provider::Gdh, rotating(Rotation::Strict));
+    let client = format!("{}\nclient_auth = \"post\"\nclient_secret = {command}", lab::EAGER);
+    let issued = format!(
+        "[account.issued]\ngrant = \"command\"\ntoken = {command}\nupstream = \"{}\"\n[route.issued]\n",
+        server.url()
+    );
+    let home = lab::home(&server, &client, &issued, "");
+    fs::write(home.path("slow"), "").expect("written");
+    // without a terminal, as a service
+    let mut daemon = home.start_as(home.valetd_by(&["setsid"], &["run"]));
+    eventually("both are asked", || (with_argument(&mark) == 2).then_some(()));
+    let began = Instant::now();
+    assert!(daemon.signal("TERM").success());
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    eventually("nothing goes on", || (with_argument(&mark) == 0).then_some(()));
+    drop(daemon);
+    fs::remove_file(home.path("slow")).expect("removed");
+    let daemon = home.start();
+    daemon.until("lab", "usable");
+    daemon.until("issued", "usable");
+    assert_eq!(server.log().reuse_detected, 0);
+}
+
+#[test]
+fn what_nobody_waits_for_any_more_is_not_asked_any_more_and_changes_nothing() {
+    let mark = format!("1002.{}", std::process::id());
+    let script = format!("if test -e $HOME/slow; then sleep {mark} | cat; fi; cat $HOME/key");
+    let sealable = Sealable::with(&format!("{{ command = [\"sh\", \"-c\", \"{script}\"] }}"));
+    let home = &sealable.home;
+    sealable.seal("on");
+    let daemon = home.start_as(home.valetd_by(&["setsid"], &["run"]));
+    daemon.until("lab", "usable");
+    let before = sealable.status();
+    for verb in [&["seal", "rotate"][..], &["seal", "on"], &["unlock"]] {
+        if verb == ["unlock"] {
+            assert!(home.run(&["lock", "--all"]).status.success());
+        }
+        fs::write(home.path("slow"), "").expect("written");
+        let mut asking = home.valetd(verb).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it runs");
+        eventually("it is asked", || (with_argument(&mark) == 1).then_some(()));
+        let left = Instant::now();
+        asking.kill().expect("killed");
+        asking.wait().expect("it has ended");
+        eventually(&format!("{verb:?} is given up"), || (with_argument(&mark) == 0).then_some(()));
+        assert!(left.elapsed() < Duration::from_secs(20), "{verb:?}: its own limit has ended it");
+        fs::remove_file(home.path("slow")).expect("removed");
+    }
+    assert!(home.run(&["unlock"]).status.success());
+    daemon.until("lab", "usable");
+    assert_eq!(sealable.status(), before);
+}
+
+#[test]
+fn while_the_configuration_cannot_be_used_no_other_source_takes_the_place_of_the_one_that_it_names() {
+    const PASSPHRASE: &str = "four-words-of-mine-canary-b8e0";
+    let sealable = Sealable::with("\"passphrase\"");
+    let home = &sealable.home;
+    drop(behind_a_passphrase(&sealable, PASSPHRASE));
+    let code = home.run_with_input(&["seal", "recovery", "--passphrase-stdin"], PASSPHRASE);
+    let code = String::from_utf8(code.stdout).expect("a code");
+    let sealed = sealable.status();
+    // what `auto` would take
+    fs::create_dir(home.path("credentials")).expect("a folder");
+    fs::write(home.path("credentials/valetd-store-key"), KEY).expect("written");
+    let config = fs::read_to_string(home.path("config/valetd/config.toml")).expect("the configuration");
+    home.write_config(&format!("{config}\n[route.x\n"));
+    let mut start = home.valetd(&["run"]);
+    start.env("CREDENTIALS_DIRECTORY", home.path("credentials"));
+    let daemon = home.start_as(start);
+    let opened = home.run_with_input(&["unlock", "--recovery-stdin"], &code);
+    assert!(opened.status.success() && words(&opened).contains("locked again after a restart"), "{}", words(&opened));
+    for change in [&["on"][..], &["on", "--new-key"], &["rotate"]] {
+        let refused = home.run(&[&["seal"], change].concat());
+        assert_eq!(refused.status.code(), Some(6), "{change:?}: {}", words(&refused));
+        assert!(words(&refused).contains("config.toml"), "{change:?}: {}", words(&refused));
+    }
+    home.write_config(&config);
+    assert!(home.run(&["reload"]).status.success());
+    daemon.until("lab", "usable");
+    assert_eq!(sealable.status(), sealed);
+    drop(daemon);
+    let daemon = home.start();
+    daemon.until("lab", "store-locked");
+    assert!(home.run_with_input(&["unlock", "--passphrase-stdin"], PASSPHRASE).status.success());
+    daemon.until("lab", "usable");
+    assert_eq!(sealable.server.log().reuse_detected, 0);
 }
 
 /// How many `sleep` processes have this argument.
