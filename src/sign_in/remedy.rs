@@ -50,13 +50,20 @@ pub(crate) fn remedy(error: &SignInError, account: &Account) -> Option<String> {
                 .to_owned(),
         }),
         SignInError::NotNow { status, retry_after, .. } => Some(not_now(*status, *retry_after)),
-        SignInError::NotExchanged(_) | SignInError::ClientRefused(_) => None,
+        SignInError::ClientRefused(_) => Some(
+            "look at the account's client_id and client_secret, and at what the provider says of this client"
+                .to_owned(),
+        ),
+        SignInError::NotExchanged(_) => None,
     }
 }
 
 /// What can be done about a response that is no verdict. Pure.
 fn not_now(status: u16, retry_after: Option<Duration>) -> String {
+    /// What asks for more is mistaken, or tells nothing that a person could wait for.
+    const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
     let doctor = advised("doctor");
+    let retry_after = retry_after.filter(|pause| !pause.is_zero() && *pause <= LONGEST);
     match (status, retry_after) {
         (300..400, _) => {
             "correct the account's endpoint to where it is now: a redirect is not followed, as what is secret would go along"
@@ -129,6 +136,8 @@ mod tests {
             (429, minutes(10), "asked again in 10 min: sign in then"),
             (503, minutes(10), "asked again in 10 min: sign in then"),
             (429, None, "too many requests: sign in again in a few minutes"),
+            (429, minutes(0), "too many requests: sign in again in a few minutes"),
+            (503, minutes(1 << 40), "is in trouble: sign in again later"),
             (502, None, "is in trouble: sign in again later"),
             (200, None, "something else than the token endpoint may have answered"),
             (404, None, "look at the account's token_endpoint, client_id"),
@@ -136,6 +145,13 @@ mod tests {
         for (status, retry_after, expected) in rows {
             assert!(not_now(status, retry_after).contains(expected), "{status} {retry_after:?}");
         }
+    }
+
+    #[test]
+    fn a_client_that_is_refused_has_a_remedy() {
+        let error = SignInError::ClientRefused("auth.example answered 401 invalid_client".to_owned());
+        let remedy = remedy(&error, &account("lab", ""));
+        assert!(remedy.is_some_and(|remedy| remedy.contains("client_id and client_secret")));
     }
 
     #[test]
