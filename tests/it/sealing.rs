@@ -729,7 +729,8 @@ fn a_ring_that_is_lost_gives_way_to_another_one_only_where_a_person_says_so() {
             }
             fs::write(&ring, &whole).expect("it is put back");
             assert!(home.run(&["unlock"]).status.success());
-            drop(daemon);
+            // what it renews then is saved
+            daemon.inspect(|daemon| drop(daemon.until("lab", "usable")));
         }
         let daemon = home.start();
         daemon.until("lab", "usable");
