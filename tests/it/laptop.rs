@@ -3,8 +3,8 @@
 use std::fs;
 use std::io::{BufReader, Write};
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use valetd::stand_in::{Behaviour, Options, Provider};
@@ -65,13 +65,17 @@ fn an_idle_daemon_does_not_wake_up() {
 
 /// An address of this machine that a story takes away. One story at a time has one: each change is told to every daemon
 /// here, and of two that come close together a daemon takes the second for the first.
-struct Address(#[expect(dead_code, reason = "held")] MutexGuard<'static, ()>);
+struct Address(#[expect(dead_code, reason = "its lock is held")] fs::File);
 
 impl Address {
     /// `None`, and said, where this user cannot change the network.
     fn add() -> Option<Self> {
-        static ONE: Mutex<()> = Mutex::new(());
-        let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+        // also of another run of these tests
+        let Ok(one) = fs::File::create(std::env::temp_dir().join("valetd-it.network")) else {
+            eprintln!("skipped: another user's run has the network");
+            return None;
+        };
+        one.lock().expect("locked");
         let _ = Self::ip("del"); // of a run that was killed
         if !Self::ip("add") {
             eprintln!("skipped: this user cannot change the network");
