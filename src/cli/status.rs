@@ -208,15 +208,7 @@ fn page(seen: &Seen, lost: bool, width: usize, invocation: &str) -> String {
     for account in &report.accounts {
         let life = life(account);
         let color = match (account.state, account.usable) {
-            (
-                State::SignInRequired
-                | State::StoreLocked
-                | State::KeyGone
-                | State::OtherMachine
-                | State::OlderCopy
-                | State::Locked,
-                _,
-            ) => BAD,
+            (state, _) if state.waits_for_a_person() => BAD,
             (_, true) if account.failures == 0 => GOOD,
             _ => SOON,
         };

@@ -256,11 +256,7 @@ pub(super) fn finish(folder: &mut Folder, sealing: &mut Sealing) -> Result<Left,
         // what somebody has put in its place is in nobody's way
         left.0.extend(generations::forget(folder).err().map(|error| error.to_string()));
         let path = folder.path.join(RING);
-        let mut steps = || {
-            folder.disk.remove(RING)?;
-            folder.disk.settle()
-        };
-        let removed = steps();
+        let removed = folder.disk.remove(RING).and_then(|()| folder.disk.settle());
         removed.map_err(|error| StoreError::Io { action: "remove", path, error })?;
         sealing.replace_ring(None);
         return Ok(left);

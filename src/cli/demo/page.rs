@@ -57,14 +57,9 @@ fn tokens(accounts: &[AccountReport], width: usize) -> String {
     };
     let line = |(account, words): (&AccountReport, String)| {
         let color = match account.state {
+            state if state.waits_for_a_person() => AnsiColor::Red,
             State::Usable => AnsiColor::Green,
-            State::Waiting | State::Renewing => AnsiColor::Yellow,
-            State::SignInRequired
-            | State::StoreLocked
-            | State::KeyGone
-            | State::OtherMachine
-            | State::OlderCopy
-            | State::Locked => AnsiColor::Red,
+            _ => AnsiColor::Yellow,
         };
         let bar = styled(&bar(life(account), bar_width), color.on_default());
         format!("{:<NAME$}  {bar}{gap}{words}\n", account.id)

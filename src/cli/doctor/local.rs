@@ -301,17 +301,11 @@ pub(super) fn accounts(status: &StatusReport) -> Vec<Finding> {
         let why = account.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
         let says = format!("{} is {}{why}", account.id, account.state);
         findings.push(match (account.state, account.usable) {
-            (
-                State::SignInRequired
-                | State::StoreLocked
-                | State::KeyGone
-                | State::OtherMachine
-                | State::OlderCopy
-                | State::Locked,
-                _,
-            ) => fail(CHECK, says, account.next_action.clone().unwrap_or_default()),
-            (State::Waiting | State::Renewing, _) | (_, false) => warn(CHECK, says, "it is being worked on"),
+            (state, _) if state.waits_for_a_person() => {
+                fail(CHECK, says, account.next_action.clone().unwrap_or_default())
+            }
             (State::Usable, true) => ok(CHECK, says),
+            _ => warn(CHECK, says, "it is being worked on"),
         });
         if account.credential.as_ref().is_some_and(|credential| !credential.saved) {
             let says = format!("the newest refresh token of {} is not on the disk", account.id);

@@ -219,6 +219,21 @@ pub(crate) enum State {
     Locked,
 }
 
+impl State {
+    /// Whether it lasts until a person does something: valetd alone cannot end it.
+    pub(crate) fn waits_for_a_person(self) -> bool {
+        match self {
+            Self::SignInRequired
+            | Self::StoreLocked
+            | Self::KeyGone
+            | Self::OtherMachine
+            | Self::OlderCopy
+            | Self::Locked => true,
+            Self::Usable | Self::Waiting | Self::Renewing => false,
+        }
+    }
+}
+
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
